@@ -1,0 +1,9 @@
+//! kafka-tracer: what happens to Kafka messages on a host, seen from the kernel and told in OpenTelemetry's words.
+//!
+//! The line from byte to span, one module a step: [`source`] -> `connection` -> `stream` -> `frame` -> [`kafka`] and
+//! `correlate` -> [`observe`] -> `telemetry` -> `export`.
+
+pub mod kafka;
+pub mod observe;
+pub mod source;
+pub mod time;
