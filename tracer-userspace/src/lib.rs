@@ -3,7 +3,9 @@
 //! The line from byte to span, one module a step: [`source`] -> `connection` -> `stream` -> `frame` -> [`kafka`] and
 //! `correlate` -> [`observe`] -> `telemetry` -> `export`.
 
+pub mod frame;
 pub mod kafka;
 pub mod observe;
 pub mod source;
+pub mod stream;
 pub mod time;

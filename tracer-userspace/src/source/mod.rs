@@ -6,6 +6,8 @@
 
 #![cfg_attr(not(feature = "live"), forbid(unsafe_code))]
 
+pub mod pcap;
+
 use std::net::SocketAddr;
 
 use crate::time::Timestamp;
