@@ -1,2 +1,78 @@
-//! x
-fn main() {}
+//! `cargo xtask`: every job of the project as a subcommand.
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use xtask::build::{self, Profile};
+use xtask::{setup, step};
+
+/// The jobs of the kafka-tracer project. Each installs what it needs by itself; tools are kept under the user's cache directory.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    job: Job,
+}
+
+#[derive(Subcommand)]
+enum Job {
+    /// Install what the eBPF programs need to be built: the sources of Rust's core library, and bpf-linker.
+    Setup,
+    /// Build the eBPF programs and the daemon, with live capture.
+    Build {
+        /// Optimise the daemon, and build the eBPF programs without logging.
+        #[arg(long)]
+        release: bool,
+    },
+    /// Build, then run kafka-tracer with the arguments given (needs root to see the kernel).
+    Run {
+        /// Optimise the daemon, and build the eBPF programs without logging.
+        #[arg(long)]
+        release: bool,
+        /// Arguments of kafka-tracer; none means `run`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().job) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("  because: {cause}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(job: Job) -> Result<()> {
+    match job {
+        Job::Setup => {
+            let tools = setup::ensure()?;
+            step::note(&format!("ready: core's sources, {}", tools.bpf_linker.display()));
+            Ok(())
+        }
+        Job::Build { release } => {
+            let daemon = build::daemon(profile(release))?;
+            step::note(&format!("built {}", daemon.display()));
+            Ok(())
+        }
+        Job::Run { release, arguments } => {
+            let daemon = build::daemon(profile(release))?;
+            let arguments = if arguments.is_empty() { vec![OsString::from("run")] } else { arguments };
+            let error = Command::new(&daemon).args(arguments).exec();
+            bail!("cannot start {}: {error}", daemon.display())
+        }
+    }
+}
+
+fn profile(release: bool) -> Profile {
+    if release { Profile::Release } else { Profile::Debug }
+}

@@ -1,0 +1,11 @@
+//! The jobs of the project: `cargo xtask` runs them, the live tests use the same building blocks.
+//!
+//! Each job brings along what it needs. What is downloaded or built as a tool lies under the user's cache directory, keyed by version
+//! (see [`workspace::cache_dir`]); nothing else of the machine is changed, but for the `core` sources that [`setup`] adds to the Rust
+//! toolchain.
+#![forbid(unsafe_code)]
+
+pub mod build;
+pub mod setup;
+pub mod step;
+pub mod workspace;
