@@ -3,6 +3,7 @@
 //! The line from byte to span, one module a step: [`source`] -> `connection` -> `stream` -> `frame` -> [`kafka`] and
 //! `correlate` -> [`observe`] -> `telemetry` -> `export`.
 
+pub mod enrich;
 pub mod frame;
 pub mod kafka;
 pub mod observe;
