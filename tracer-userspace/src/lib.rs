@@ -1,7 +1,7 @@
 //! kafka-tracer: what happens to Kafka messages on a host, seen from the kernel and told in OpenTelemetry's words.
 //!
 //! The line from byte to span, one module a step: [`source`] -> `connection` -> `stream` -> `frame` -> [`kafka`] and
-//! `correlate` -> [`observe`] -> `telemetry` -> `export`.
+//! `correlate` -> [`observe`] -> [`telemetry`] -> `export`.
 
 pub mod enrich;
 pub mod frame;
@@ -9,4 +9,5 @@ pub mod kafka;
 pub mod observe;
 pub mod source;
 pub mod stream;
+pub mod telemetry;
 pub mod time;

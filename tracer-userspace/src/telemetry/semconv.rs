@@ -1,0 +1,93 @@
+//! Every name that leaves the tracer, once. OpenTelemetry's names are those of semantic conventions 1.44.0; what the
+//! conventions have no word for is under `kafka_tracer.`.
+
+#![forbid(unsafe_code)]
+#![expect(missing_docs, reason = "the names are described in docs/signals.md; the constants repeat them")]
+
+/// Schema URL of the conventions obeyed.
+pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";
+/// Name of the instrumentation scope.
+pub const SCOPE_NAME: &str = "kafka-tracer";
+
+pub const SERVICE_NAME: &str = "service.name";
+pub const SERVICE_INSTANCE_ID: &str = "service.instance.id";
+
+pub const MESSAGING_SYSTEM: &str = "messaging.system";
+pub const MESSAGING_SYSTEM_KAFKA: &str = "kafka";
+pub const MESSAGING_OPERATION_NAME: &str = "messaging.operation.name";
+pub const MESSAGING_OPERATION_TYPE: &str = "messaging.operation.type";
+pub const MESSAGING_DESTINATION_NAME: &str = "messaging.destination.name";
+pub const MESSAGING_DESTINATION_PARTITION_ID: &str = "messaging.destination.partition.id";
+pub const MESSAGING_BATCH_MESSAGE_COUNT: &str = "messaging.batch.message_count";
+pub const MESSAGING_CLIENT_ID: &str = "messaging.client.id";
+pub const MESSAGING_CONSUMER_GROUP_NAME: &str = "messaging.consumer.group.name";
+pub const MESSAGING_KAFKA_CLUSTER_ID: &str = "messaging.kafka.cluster.id";
+pub const MESSAGING_KAFKA_OFFSET: &str = "messaging.kafka.offset";
+pub const MESSAGING_KAFKA_MESSAGE_KEY: &str = "messaging.kafka.message.key";
+pub const MESSAGING_KAFKA_MESSAGE_TOMBSTONE: &str = "messaging.kafka.message.tombstone";
+pub const SERVER_ADDRESS: &str = "server.address";
+pub const SERVER_PORT: &str = "server.port";
+pub const NETWORK_PEER_ADDRESS: &str = "network.peer.address";
+pub const NETWORK_PEER_PORT: &str = "network.peer.port";
+pub const ERROR_TYPE: &str = "error.type";
+
+pub const SIDE: &str = "kafka_tracer.side";
+pub const API_VERSION: &str = "kafka_tracer.api.version";
+pub const TOPIC_ID: &str = "kafka_tracer.topic.id";
+pub const COORDINATES: &str = "kafka_tracer.coordinates";
+pub const BATCH_BASE_OFFSET: &str = "kafka_tracer.batch.base_offset";
+pub const BATCH_LAST_OFFSET: &str = "kafka_tracer.batch.last_offset";
+pub const BATCH_CODEC: &str = "kafka_tracer.batch.codec";
+pub const BATCH_SIZE: &str = "kafka_tracer.batch.size";
+pub const BATCH_UNCOMPRESSED_SIZE: &str = "kafka_tracer.batch.uncompressed_size";
+pub const ACKS: &str = "kafka_tracer.acks";
+pub const PRODUCER_ID: &str = "kafka_tracer.producer.id";
+pub const PRODUCER_EPOCH: &str = "kafka_tracer.producer.epoch";
+pub const PRODUCER_SEQUENCE: &str = "kafka_tracer.producer.sequence";
+pub const TRANSACTIONAL_ID: &str = "kafka_tracer.transactional_id";
+pub const RETRY: &str = "kafka_tracer.retry";
+pub const THROTTLE: &str = "kafka_tracer.throttle";
+pub const FETCH_WAIT: &str = "kafka_tracer.fetch.wait";
+pub const FETCH_HIGH_WATERMARK: &str = "kafka_tracer.fetch.high_watermark";
+pub const FETCH_ISOLATION_LEVEL: &str = "kafka_tracer.fetch.isolation_level";
+pub const END_TO_END: &str = "kafka_tracer.end_to_end";
+pub const CLOCK: &str = "kafka_tracer.clock";
+pub const REDELIVERED: &str = "kafka_tracer.redelivered";
+pub const DELIVERY_COUNT: &str = "kafka_tracer.delivery_count";
+pub const HEADERS: &str = "kafka_tracer.headers";
+pub const COMMIT_OFFSET: &str = "kafka_tracer.commit.offset";
+pub const COMMIT_DELAY: &str = "kafka_tracer.commit.delay";
+pub const ACKNOWLEDGE_TYPE: &str = "kafka_tracer.acknowledge.type";
+pub const ACKNOWLEDGE_FIRST_OFFSET: &str = "kafka_tracer.acknowledge.first_offset";
+pub const ACKNOWLEDGE_LAST_OFFSET: &str = "kafka_tracer.acknowledge.last_offset";
+
+/// Attribute of the health counters: what became of it.
+pub const RESULT: &str = "result";
+/// Attribute of the health counters: why it was lost.
+pub const REASON: &str = "reason";
+
+/// Values of `error.type` that are not Kafka's names.
+pub mod error {
+    /// The connection ended before the answer.
+    pub const CONNECTION_CLOSED: &str = "connection_closed";
+    /// No answer came, and nothing explains that.
+    pub const NO_RESPONSE: &str = "no_response";
+}
+
+/// Names of metrics.
+pub mod metric {
+    pub const CLIENT_OPERATION_DURATION: &str = "messaging.client.operation.duration";
+    pub const CLIENT_SENT_MESSAGES: &str = "messaging.client.sent.messages";
+    pub const CLIENT_CONSUMED_MESSAGES: &str = "messaging.client.consumed.messages";
+
+    pub const CAPTURE_BYTES: &str = "kafka_tracer.capture.bytes";
+    pub const CAPTURE_EVENTS: &str = "kafka_tracer.capture.events";
+    pub const CAPTURE_LOST: &str = "kafka_tracer.capture.lost";
+    pub const STREAM_GAPS: &str = "kafka_tracer.stream.gaps";
+    pub const FRAMES: &str = "kafka_tracer.frames";
+    pub const RECORDS: &str = "kafka_tracer.records";
+    pub const SPANS: &str = "kafka_tracer.spans";
+    pub const EXPORT_SPANS: &str = "kafka_tracer.export.spans";
+    pub const EXPORT_REQUESTS: &str = "kafka_tracer.export.requests";
+    pub const EXPORT_METRICS: &str = "kafka_tracer.export.metrics";
+}
