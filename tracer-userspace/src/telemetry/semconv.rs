@@ -90,4 +90,18 @@ pub mod metric {
     pub const EXPORT_SPANS: &str = "kafka_tracer.export.spans";
     pub const EXPORT_REQUESTS: &str = "kafka_tracer.export.requests";
     pub const EXPORT_METRICS: &str = "kafka_tracer.export.metrics";
+
+    /// The health counters: name, unit, meaning.
+    pub const HEALTH: &[(&str, &str, &str)] = &[
+        (CAPTURE_BYTES, "By", "Bytes of sockets that were captured."),
+        (CAPTURE_EVENTS, "{event}", "Events that the source handed over."),
+        (CAPTURE_LOST, "By", "Bytes that were seen and not captured, by reason."),
+        (STREAM_GAPS, "{gap}", "Holes in observed streams."),
+        (FRAMES, "{frame}", "Frames, by what became of them."),
+        (RECORDS, "{record}", "Records, by what became of them."),
+        (SPANS, "{span}", "Spans, by what became of them."),
+        (EXPORT_SPANS, "{span}", "Spans given to the exporter, by what became of them."),
+        (EXPORT_REQUESTS, "{request}", "Requests of the exporter, by how they ended."),
+        (EXPORT_METRICS, "{data_point}", "Metric data points given to the exporter, by what became of them."),
+    ];
 }
