@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod build;
+pub mod lab;
 pub mod setup;
 pub mod step;
+pub mod tools;
 pub mod workspace;

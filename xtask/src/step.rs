@@ -134,19 +134,7 @@ fn alive<T>(started: Instant, work: impl FnOnce() -> T) -> T {
 
 fn cannot_start(command: &Command) -> String {
     let program = command.get_program().to_string_lossy();
-    format!("cannot start `{program}`; install it (on Debian: `apt-get install {}`) or add it to PATH", debian_package(&program))
-}
-
-/// The Debian package that holds a program we call.
-fn debian_package(program: &str) -> &str {
-    match program {
-        "java" | "javac" => "openjdk-17-jdk-headless",
-        "mvn" => "maven",
-        "go" => "golang-go",
-        "python3" => "python3-venv",
-        "apt-get" | "apt-cache" => "apt",
-        other => other,
-    }
+    format!("cannot start `{program}`; install it or add its folder to PATH")
 }
 
 fn words(command: &Command) -> String {

@@ -1,0 +1,168 @@
+//! A real OpenTelemetry Collector that writes what it receives to a file.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::{Process, Span, free_port, spans, wait_for};
+use crate::tools;
+
+/// How OTLP is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// gRPC.
+    Grpc,
+    /// HTTP with protobuf bodies.
+    HttpProtobuf,
+    /// HTTP with JSON bodies.
+    HttpJson,
+}
+
+impl Protocol {
+    /// As `OTEL_EXPORTER_OTLP_PROTOCOL` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::HttpProtobuf => "http/protobuf",
+            Self::HttpJson => "http/json",
+        }
+    }
+}
+
+/// A Collector, running or stopped; it keeps its ports and its file while it is away.
+#[derive(Debug)]
+pub struct Collector {
+    program: PathBuf,
+    dir: PathBuf,
+    grpc_port: u16,
+    http_port: u16,
+    process: Option<Process>,
+}
+
+impl Collector {
+    /// Builds the Collector if it is missing.
+    ///
+    /// # Errors
+    /// If Go is missing and cannot be installed, or the build fails.
+    pub fn ensure() -> Result<PathBuf> {
+        tools::go_program("collector", "a real OpenTelemetry Collector with OTLP receiver and file exporter, about 1 min")
+    }
+
+    /// Starts a Collector that keeps its files in `dir`.
+    ///
+    /// # Errors
+    /// If it cannot be built or does not come up.
+    pub fn start(dir: &Path) -> Result<Self> {
+        let mut collector = Self::stopped(dir)?;
+        collector.resume()?;
+        Ok(collector)
+    }
+
+    /// A Collector that is not running yet, but whose ports are chosen.
+    ///
+    /// # Errors
+    /// If it cannot be built.
+    pub fn stopped(dir: &Path) -> Result<Self> {
+        Ok(Self { program: Self::ensure()?, dir: dir.to_path_buf(), grpc_port: free_port()?, http_port: free_port()?, process: None })
+    }
+
+    /// Starts it again, on the same ports; the file is written on.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn resume(&mut self) -> Result<()> {
+        let settings = self.dir.join("collector.yaml");
+        fs::write(&settings, self.settings()).with_context(|| format!("cannot write {}", settings.display()))?;
+        let mut process = Process::start("collector", &self.dir, Command::new(&self.program).arg("--config").arg(&settings))?;
+        for port in [self.grpc_port, self.http_port] {
+            wait_for("the Collector's ports", Duration::from_secs(30), || {
+                process.alive()?;
+                Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok())
+            })?;
+        }
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Stops it; what it received is in the file.
+    ///
+    /// # Errors
+    /// If it does not end in time.
+    pub fn stop(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.terminate(Duration::from_secs(30))?;
+        }
+        Ok(())
+    }
+
+    /// The value for `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    pub fn endpoint(&self, protocol: Protocol) -> String {
+        let port = if protocol == Protocol::Grpc { self.grpc_port } else { self.http_port };
+        format!("http://127.0.0.1:{port}")
+    }
+
+    /// All spans received so far.
+    ///
+    /// # Errors
+    /// If the file holds something else than OTLP/JSON.
+    pub fn spans(&self) -> Result<Vec<Span>> {
+        spans::parse(&self.requests("traces.json")?)
+    }
+
+    /// All metrics requests received so far, as OTLP/JSON.
+    ///
+    /// # Errors
+    /// If the file holds something else than JSON.
+    pub fn metrics(&self) -> Result<Vec<Value>> {
+        self.requests("metrics.json")
+    }
+
+    fn requests(&self, file: &str) -> Result<Vec<Value>> {
+        let text = fs::read_to_string(self.dir.join(file)).unwrap_or_default();
+        // The last line may be half written while the Collector runs.
+        let whole = text.rfind('\n').and_then(|end| text.get(..end)).unwrap_or_default();
+        whole.lines().map(|line| serde_json::from_str(line).with_context(|| format!("{file} holds a line that is not JSON"))).collect()
+    }
+
+    fn settings(&self) -> String {
+        let Self { grpc_port, http_port, dir, .. } = self;
+        let dir = dir.display();
+        format!(
+            "receivers:
+  otlp:
+    protocols:
+      grpc:
+        endpoint: 127.0.0.1:{grpc_port}
+      http:
+        endpoint: 127.0.0.1:{http_port}
+exporters:
+  debug: {{}}
+  file/traces:
+    path: {dir}/traces.json
+    append: true
+    flush_interval: 200ms
+  file/metrics:
+    path: {dir}/metrics.json
+    append: true
+    flush_interval: 200ms
+service:
+  telemetry:
+    metrics:
+      level: none
+  pipelines:
+    traces:
+      receivers: [otlp]
+      exporters: [debug, file/traces]
+    metrics:
+      receivers: [otlp]
+      exporters: [debug, file/metrics]
+"
+        )
+    }
+}

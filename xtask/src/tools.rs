@@ -1,0 +1,106 @@
+//! Programs that the machine must have: found on the path, else installed by the system's package manager when we may.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{step, workspace};
+
+/// Debian's package for each program that we call.
+const PACKAGES: [(&str, &str); 6] = [
+    ("java", "openjdk-17-jdk-headless"),
+    ("javac", "openjdk-17-jdk-headless"),
+    ("mvn", "maven"),
+    ("go", "golang-go"),
+    ("python3", "python3"),
+    ("pip", "python3-pip"),
+];
+
+/// Makes sure that a program is there.
+///
+/// # Errors
+/// If it is not and cannot be installed, with the command that would.
+pub fn ensure(program: &str) -> Result<()> {
+    if step::installed(program) {
+        return Ok(());
+    }
+    let package = package(program);
+    let by_hand = format!("`{program}` is needed and not on PATH; on Debian: `apt-get install {package}`");
+    if !step::installed("apt-get") || !rustix::process::geteuid().is_root() {
+        bail!(by_hand);
+    }
+    let _lock = workspace::lock("apt")?;
+    let apt = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    step::step(&format!("install Debian's {package}"), &format!("`{program}` is missing"), || {
+        step::quiet("apt-get update", &mut apt(&["update"]))?;
+        step::quiet(&format!("apt-get install {package}"), &mut apt(&["install", "--yes", "--no-install-recommends", package]))
+    })
+    .context(by_hand)
+}
+
+fn package(program: &str) -> &str {
+    PACKAGES.iter().find(|(name, _)| *name == program).map_or(program, |(_, package)| package)
+}
+
+/// A Go program of `tests/clients`, built into the cache once per state of its source.
+///
+/// # Errors
+/// If Go is missing and cannot be installed, or the program does not build.
+pub fn go_program(name: &str, why: &str) -> Result<PathBuf> {
+    let source = workspace::root().join("tests/clients").join(name);
+    let mut hasher = DefaultHasher::new();
+    for file in ["main.go", "go.mod", "go.sum"] {
+        let path = source.join(file);
+        fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?.hash(&mut hasher);
+    }
+    let place = workspace::cache_dir()?.join(format!("go-{name}-{:016x}", hasher.finish()));
+    let program = place.join(name);
+    if program.is_file() {
+        return Ok(program);
+    }
+    let _lock = workspace::lock(&format!("go-{name}"))?;
+    if !program.is_file() {
+        ensure("go")?;
+        workspace::install_dir(&place, |half| {
+            let mut go = Command::new("go");
+            go.args(["build", "-trimpath", "-o"]).arg(half.join(name)).arg(".").current_dir(&source);
+            step::run(&format!("build the Go program {name}"), why, &mut go)
+        })?;
+    }
+    Ok(program)
+}
+
+/// A folder for `PYTHONPATH` that holds one package of a fixed version with its native library.
+///
+/// # Errors
+/// If Python or pip is missing and cannot be installed, or pip does not get the package.
+pub fn python_package(name: &str, version: &str, why: &str) -> Result<PathBuf> {
+    ensure("python3")?;
+    // A wheel with native code belongs to one version of Python.
+    let python = step::output(Command::new("python3").args(["-c", "import sys; print('%d.%d' % sys.version_info[:2])"]))?;
+    let place = workspace::cache_dir()?.join(format!("{name}-{version}-python{}", python.trim()));
+    if place.exists() {
+        return Ok(place);
+    }
+    let _lock = workspace::lock(name)?;
+    if !place.exists() {
+        if step::output(Command::new("python3").args(["-m", "pip", "--version"])).is_err() {
+            ensure("pip")?;
+        }
+        workspace::install_dir(&place, |half: &Path| {
+            let mut pip = Command::new("python3");
+            pip.args(["-m", "pip", "install", "--quiet", "--no-input", "--only-binary", ":all:", "--target"]).arg(half);
+            pip.arg(format!("{name}=={version}"));
+            step::run(&format!("fetch {name} {version}"), why, &mut pip)
+        })?;
+    }
+    Ok(place)
+}
