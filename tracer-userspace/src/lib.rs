@@ -4,6 +4,7 @@
 //! `correlate` -> [`observe`] -> [`telemetry`] -> `export`.
 
 pub mod enrich;
+pub mod export;
 pub mod frame;
 pub mod kafka;
 pub mod observe;
