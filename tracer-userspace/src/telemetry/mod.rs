@@ -5,8 +5,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod coordinates;
 mod health;
+mod ids;
+mod joins;
+mod limits;
 pub mod metrics;
+mod sampling;
 pub mod semconv;
 mod settings;
 mod span;

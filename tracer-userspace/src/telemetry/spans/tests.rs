@@ -1,0 +1,1 @@
+//! Tables of observations and the spans they give.
