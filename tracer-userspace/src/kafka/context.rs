@@ -1,6 +1,13 @@
 //! Trace contexts that records carry in their headers.
+//!
+//! In: the headers of a record and the propagators to look for. Out: the one context that counts, and what was wrong with
+//! the others. Header names match without case, the last header of a name wins, a malformed value is no context.
 
 #![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use super::records::Headers;
 
 /// How a context was written into the headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,4 +44,354 @@ impl CarriedContext {
     pub const fn sampled(&self) -> bool {
         self.flags & 1 == 1
     }
+}
+
+impl Propagator {
+    /// Its name in `OTEL_PROPAGATORS` and in the record listing.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TraceContext => "tracecontext",
+            Self::B3 => "b3",
+            Self::B3Multi => "b3multi",
+            Self::Jaeger => "jaeger",
+            Self::XRay => "xray",
+        }
+    }
+}
+
+/// Which contexts are looked for, and which one wins when a record carries several: the first in the list that is valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Propagators {
+    order: Vec<Propagator>,
+}
+
+impl Default for Propagators {
+    /// OpenTelemetry's default, `tracecontext,baggage`.
+    fn default() -> Self {
+        Self { order: vec![Propagator::TraceContext] }
+    }
+}
+
+/// A name in `OTEL_PROPAGATORS` that is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("propagator {name:?} is not known; known are tracecontext, baggage, b3, b3multi, jaeger, xray and none")]
+pub struct UnknownPropagator {
+    /// What was written.
+    pub name: String,
+}
+
+impl std::str::FromStr for Propagators {
+    type Err = UnknownPropagator;
+
+    /// Reads the syntax of `OTEL_PROPAGATORS`: names with commas between them. `baggage` carries no trace context and is passed
+    /// over, repeated names count once, `none` and the empty text look for nothing.
+    fn from_str(text: &str) -> Result<Self, UnknownPropagator> {
+        let mut order = Vec::new();
+        for name in text.split(',').map(str::trim) {
+            let propagator = match name {
+                "" | "none" | "baggage" => continue,
+                "tracecontext" => Propagator::TraceContext,
+                "b3" => Propagator::B3,
+                "b3multi" => Propagator::B3Multi,
+                "jaeger" => Propagator::Jaeger,
+                "xray" => Propagator::XRay,
+                _ => return Err(UnknownPropagator { name: name.to_owned() }),
+            };
+            if !order.contains(&propagator) {
+                order.push(propagator);
+            }
+        }
+        Ok(Self { order })
+    }
+}
+
+/// What a record's headers say about its trace context.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extracted {
+    /// The context that counts.
+    pub context: Option<CarriedContext>,
+    /// A header of a propagator in the list held a value that is no context.
+    pub malformed: bool,
+    /// A header that carries contexts was there more than once; the last one counted.
+    pub repeated: bool,
+    /// The headers could not be read to their end; what they seem to say is not believed.
+    pub damaged: bool,
+}
+
+/// The headers that carry contexts.
+#[derive(Clone, Copy)]
+enum Slot {
+    TraceParent,
+    TraceState,
+    B3,
+    B3TraceId,
+    B3SpanId,
+    B3Sampled,
+    B3Flags,
+    Uber,
+    XRay,
+}
+
+const SLOTS: usize = 9;
+
+impl Slot {
+    /// By length first: nearly every other header's name has another one.
+    #[inline]
+    fn of(name: &[u8]) -> Option<Self> {
+        let (expected, slot): (&[u8], _) = match name.len() {
+            2 => (b"b3", Self::B3),
+            10 if name.first().is_some_and(|first| first.eq_ignore_ascii_case(&b't')) => (b"tracestate", Self::TraceState),
+            10 => (b"x-b3-flags", Self::B3Flags),
+            11 if name.first().is_some_and(|first| first.eq_ignore_ascii_case(&b't')) => (b"traceparent", Self::TraceParent),
+            11 => (b"x-b3-spanid", Self::B3SpanId),
+            12 if name.get(5).is_some_and(|letter| letter.eq_ignore_ascii_case(&b't')) => (b"x-b3-traceid", Self::B3TraceId),
+            12 => (b"x-b3-sampled", Self::B3Sampled),
+            13 => (b"uber-trace-id", Self::Uber),
+            15 => (b"x-amzn-trace-id", Self::XRay),
+            _ => return None,
+        };
+        name.eq_ignore_ascii_case(expected).then_some(slot)
+    }
+}
+
+/// The last value of each header; an empty or null one stands for none.
+#[derive(Default)]
+struct Found<'r> {
+    values: [&'r [u8]; SLOTS],
+}
+
+impl<'r> Found<'r> {
+    fn get(&self, slot: Slot) -> Option<&'r [u8]> {
+        self.values.get(slot as usize).copied().filter(|value| !value.is_empty())
+    }
+}
+
+/// A header that was there, and what it says.
+enum Parsed {
+    Absent,
+    Malformed,
+    Context(CarriedContext),
+}
+
+impl Propagators {
+    /// The list, in order.
+    pub fn order(&self) -> &[Propagator] {
+        &self.order
+    }
+
+    /// Looks for a context in a record's headers. Allocates only for a `tracestate`.
+    pub fn extract(&self, headers: &Headers<'_>) -> Extracted {
+        let mut extracted = Extracted::default();
+        if headers.is_empty() || self.order.is_empty() {
+            return extracted;
+        }
+        let mut found = Found::default();
+        let (mut seen, mut any) = ([false; SLOTS], false);
+        for header in headers {
+            let Ok(header) = header else { return Extracted { damaged: true, ..Extracted::default() } };
+            let Some(slot) = Slot::of(header.name) else { continue };
+            let index = slot as usize;
+            if let (Some(value), Some(seen)) = (found.values.get_mut(index), seen.get_mut(index)) {
+                extracted.repeated |= *seen;
+                *seen = true;
+                any = true;
+                *value = header.value.unwrap_or_default();
+            }
+        }
+        if !any {
+            return extracted;
+        }
+        for &propagator in &self.order {
+            match found.parse(propagator) {
+                Parsed::Malformed => extracted.malformed = true,
+                Parsed::Context(context) if extracted.context.is_none() => extracted.context = Some(context),
+                Parsed::Absent | Parsed::Context(_) => {}
+            }
+        }
+        extracted
+    }
+}
+
+impl Found<'_> {
+    fn parse(&self, propagator: Propagator) -> Parsed {
+        match propagator {
+            Propagator::TraceContext => self.trace_context(),
+            // OpenTelemetry's B3 propagator reads both forms under either name, the single header first.
+            Propagator::B3 | Propagator::B3Multi => match self.b3() {
+                Parsed::Context(context) => Parsed::Context(context),
+                single => match (single, self.b3_multi()) {
+                    (Parsed::Malformed, Parsed::Absent) => Parsed::Malformed,
+                    (_, multi) => multi,
+                },
+            },
+            Propagator::Jaeger => self.jaeger(),
+            Propagator::XRay => self.xray(),
+        }
+    }
+
+    /// `version-traceid-spanid-flags`, lower-case hex; versions above 00 may have more behind another dash. `ff` is no version.
+    fn trace_context(&self) -> Parsed {
+        let Some(value) = self.get(Slot::TraceParent) else { return Parsed::Absent };
+        let context = || {
+            let (fixed, rest) = value.split_first_chunk::<55>()?;
+            let mut parts = fixed.split(|&byte| byte == b'-');
+            let [version] = hex(parts.next()?)?;
+            let trace_id: [u8; 16] = hex(parts.next()?)?;
+            let span_id: [u8; 8] = hex(parts.next()?)?;
+            let [flags] = hex(parts.next()?)?;
+            let more_is_fine = rest.is_empty() || (version > 0 && rest.first() == Some(&b'-'));
+            if parts.next().is_some() || version == 0xff || !more_is_fine {
+                return None;
+            }
+            let tracestate = self.get(Slot::TraceState).and_then(tracestate);
+            known(CarriedContext { trace_id, span_id, flags, propagator: Propagator::TraceContext, tracestate })
+        };
+        context().map_or(Parsed::Malformed, Parsed::Context)
+    }
+
+    /// `traceid-spanid[-sampled[-parent]]`; a lone `0`, `1` or `d` decides on sampling and names no trace.
+    fn b3(&self) -> Parsed {
+        let Some(value) = self.get(Slot::B3) else { return Parsed::Absent };
+        if matches!(value, b"0" | b"1" | b"d") {
+            return Parsed::Absent;
+        }
+        let context = || {
+            let mut parts = value.split(|&byte| byte == b'-');
+            let trace_id = b3_trace_id(parts.next()?)?;
+            let span_id = hex(parts.next()?)?;
+            let flags = u8::from(matches!(parts.next(), Some(b"1" | b"d")));
+            known(CarriedContext { trace_id, span_id, flags, propagator: Propagator::B3, tracestate: None })
+        };
+        context().map_or(Parsed::Malformed, Parsed::Context)
+    }
+
+    fn b3_multi(&self) -> Parsed {
+        let (trace_id, span_id) = match (self.get(Slot::B3TraceId), self.get(Slot::B3SpanId)) {
+            (None, None) => return Parsed::Absent,
+            (Some(trace_id), Some(span_id)) => (trace_id, span_id),
+            _ => return Parsed::Malformed,
+        };
+        let sampled = matches!(self.get(Slot::B3Sampled), Some(b"1" | b"true")) || self.get(Slot::B3Flags) == Some(b"1");
+        let context = || {
+            let (trace_id, span_id) = (b3_trace_id(trace_id)?, hex(span_id)?);
+            let flags = u8::from(sampled);
+            known(CarriedContext { trace_id, span_id, flags, propagator: Propagator::B3Multi, tracestate: None })
+        };
+        context().map_or(Parsed::Malformed, Parsed::Context)
+    }
+
+    /// `traceid:spanid:parent:flags`, possibly with `%3A` for the colons; leading zeros may be missing.
+    fn jaeger(&self) -> Parsed {
+        let Some(value) = self.get(Slot::Uber) else { return Parsed::Absent };
+        let context = || {
+            let mut rest = value;
+            let mut part = |is_last: bool| {
+                let length = rest.iter().position(|&byte| byte == b':' || byte == b'%');
+                if is_last {
+                    return length.is_none().then_some(rest);
+                }
+                let (part, behind) = rest.split_at_checked(length?)?;
+                rest = behind.strip_prefix(b":").or_else(|| behind.strip_prefix(b"%3A")).or_else(|| behind.strip_prefix(b"%3a"))?;
+                Some(part)
+            };
+            let trace_id = short_hex(part(false)?)?;
+            let span_id = short_hex(part(false)?)?;
+            part(false)?; // the parent, of no use since long
+            let [flags] = short_hex(part(true)?)?;
+            let flags = flags & 1;
+            known(CarriedContext { trace_id, span_id, flags, propagator: Propagator::Jaeger, tracestate: None })
+        };
+        context().map_or(Parsed::Malformed, Parsed::Context)
+    }
+
+    /// `Root=1-time-unique;Parent=spanid;Sampled=1`, in any order, other keys passed over.
+    fn xray(&self) -> Parsed {
+        let Some(value) = self.get(Slot::XRay) else { return Parsed::Absent };
+        let context = || {
+            let (mut trace_id, mut span_id, mut flags) = (None, None, 0);
+            for part in value.split(|&byte| byte == b';') {
+                let part = part.trim_ascii();
+                if let Some(root) = part.strip_prefix(b"Root=") {
+                    let (time, unique) = root.strip_prefix(b"1-")?.split_at_checked(8)?;
+                    let time: [u8; 4] = hex(time)?;
+                    let unique: [u8; 12] = hex(unique.strip_prefix(b"-")?)?;
+                    let mut both = [0; 16];
+                    both.iter_mut().zip(time.iter().chain(&unique)).for_each(|(to, from)| *to = *from);
+                    trace_id = Some(both);
+                } else if let Some(parent) = part.strip_prefix(b"Parent=") {
+                    span_id = Some(hex(parent)?);
+                } else if let Some(sampled) = part.strip_prefix(b"Sampled=") {
+                    flags = u8::from(sampled == b"1");
+                }
+            }
+            let propagator = Propagator::XRay;
+            known(CarriedContext { trace_id: trace_id?, span_id: span_id?, flags, propagator, tracestate: None })
+        };
+        context().map_or(Parsed::Malformed, Parsed::Context)
+    }
+}
+
+/// Ids of only zeros are no ids.
+fn known(context: CarriedContext) -> Option<CarriedContext> {
+    (context.trace_id != [0; 16] && context.span_id != [0; 8]).then_some(context)
+}
+
+/// `N` bytes in exactly `2 * N` lower-case hex digits.
+fn hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
+    if digits.len() == 2 * N { short_hex(digits) } else { None }
+}
+
+/// `N` bytes in at most `2 * N` lower-case hex digits, padded on the left.
+fn short_hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
+    if digits.is_empty() || digits.len() > 2 * N {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().rev().zip(digits.rchunks(2)) {
+        for &digit in pair {
+            let value = match digit {
+                b'0'..=b'9' => digit - b'0',
+                b'a'..=b'f' => digit - b'a' + 10,
+                _ => return None,
+            };
+            *byte = *byte << 4 | value;
+        }
+    }
+    Some(bytes)
+}
+
+/// A B3 trace id: 64 or 128 bits, the shorter padded on the left.
+fn b3_trace_id(digits: &[u8]) -> Option<[u8; 16]> {
+    if matches!(digits.len(), 16 | 32) { short_hex(digits) } else { None }
+}
+
+/// A `tracestate` that keeps the rules of W3C Trace Context level 2; one that does not is dropped as a whole.
+fn tracestate(value: &[u8]) -> Option<Arc<str>> {
+    const MAX_BYTES: usize = 4096;
+    const MAX_MEMBERS: usize = 32;
+    let text = std::str::from_utf8(value).ok().filter(|text| text.len() <= MAX_BYTES)?.trim_matches([' ', '\t']);
+    let mut keys: [&str; MAX_MEMBERS] = [""; MAX_MEMBERS];
+    let mut count = 0;
+    for member in text.split(',').map(|member| member.trim_matches([' ', '\t'])).filter(|member| !member.is_empty()) {
+        let (key, value) = member.split_once('=')?;
+        let is_repeated = keys.get(..count)?.contains(&key);
+        if is_repeated || !is_tracestate_key(key) || !is_tracestate_value(value) {
+            return None;
+        }
+        *keys.get_mut(count)? = key;
+        count += 1;
+    }
+    (count > 0).then(|| Arc::from(text))
+}
+
+fn is_tracestate_key(key: &str) -> bool {
+    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-' | b'*' | b'/' | b'@');
+    key.len() <= 256
+        && key.bytes().next().is_some_and(|first| first.is_ascii_lowercase() || first.is_ascii_digit())
+        && key.bytes().all(is_inner)
+}
+
+fn is_tracestate_value(value: &str) -> bool {
+    let is_inner = |byte: u8| matches!(byte, 0x20..=0x7e) && byte != b',' && byte != b'=';
+    !value.is_empty() && value.len() <= 256 && !value.ends_with(' ') && value.bytes().all(is_inner)
 }

@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod compression;
 pub mod context;
 pub mod errors;
+pub mod records;
 pub mod versions;
 pub mod wire;

@@ -14,7 +14,7 @@ use crate::observe::TopicId;
 pub struct Payload<'a> {
     /// The bytes; shorter than `declared_bytes` when the rest was not captured.
     pub bytes: &'a [u8],
-    /// Sorted ranges that were not captured and are filled with anything, counted from the frame's first byte: the
+    /// Sorted ranges, none empty, that were not captured and are filled with anything, counted from the frame's first byte: the
     /// first of `bytes` has the number `start`.
     pub holes: &'a [Range<usize>],
     /// How many bytes there were, as the frame's size (or the field's length) says.
@@ -42,7 +42,7 @@ impl<'a> Payload<'a> {
     /// Position in `bytes` of the first byte that was not captured, if a hole lies in them.
     pub fn first_hole(&self) -> Option<usize> {
         let end = self.start.saturating_add(self.bytes.len());
-        let hole = self.holes.iter().find(|hole| hole.end > self.start && hole.start < hole.end)?;
+        let hole = self.holes.get(self.holes.partition_point(|hole| hole.end <= self.start))?;
         (hole.start < end).then(|| hole.start.saturating_sub(self.start))
     }
 
@@ -219,6 +219,11 @@ impl<'a> Reader<'a> {
     /// The message ended here, with `left` bytes of its frame to go.
     pub(crate) const fn left_over(&self, left: usize) -> DecodeError {
         DecodeError::LeftOver { at: self.payload.start.saturating_add(self.position), left }
+    }
+
+    /// An error that says that the field at hand needs `needed` bytes, which are not there.
+    pub(crate) const fn beyond(&self, needed: usize) -> DecodeError {
+        DecodeError::Beyond { what: self.what, at: self.payload.start.saturating_add(self.position), needed, left: self.left() }
     }
 
     /// Exactly `count` bytes.
