@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod otlp;
+pub mod records;
 pub mod settings;
 
 pub use otlp::Otlp;
