@@ -59,7 +59,7 @@ pub fn daemon_path(profile: Profile) -> PathBuf {
 pub fn programs(profile: Profile) -> Result<PathBuf> {
     let tools = setup::ensure()?;
     let build_dir = workspace::target_dir().join("bpf/build");
-    let bpf_dir = workspace::target_dir().join("bpf").join(profile.name());
+    let bpf_dir = bpf_dir(profile);
 
     // The kernel's verifier accepts optimised programs only: both profiles are release builds, they differ in the programs' logging.
     let mut cargo = bpf_cargo(&tools, "build");
@@ -75,6 +75,11 @@ pub fn programs(profile: Profile) -> Result<PathBuf> {
         copy_if_changed(&built, &bpf_dir.join(format!("{name}.o")))?;
     }
     Ok(bpf_dir)
+}
+
+/// Where the eBPF programs of a profile lie after [`programs`].
+pub fn bpf_dir(profile: Profile) -> PathBuf {
+    workspace::target_dir().join("bpf").join(profile.name())
 }
 
 /// A cargo for the crate `tracer-ebpf`: target, linker and flags that decide whether the kernel takes the programs.

@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod build;
+pub mod checks;
+pub mod demo;
 pub mod lab;
 pub mod setup;
 pub mod step;

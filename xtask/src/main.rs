@@ -8,7 +8,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use xtask::build::{self, Profile};
-use xtask::{setup, step};
+use xtask::checks::{self, Tests};
+use xtask::{demo, setup, step};
 
 /// The jobs of the kafka-tracer project. Each installs what it needs by itself; tools are kept under the user's cache directory.
 #[derive(Parser)]
@@ -37,6 +38,23 @@ enum Job {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// See it work: a real broker, Java and librdkafka clients, and their spans on the terminal (root; about a minute once set up).
+    Demo,
+    /// Run all tests: those of `cargo test`, then the live ones (root; fetches Kafka, builds clients and a Collector).
+    Test {
+        /// Only what `cargo test` runs: no root, no broker.
+        #[arg(long)]
+        no_live: bool,
+        /// Only the live tests.
+        #[arg(long, conflicts_with = "no_live")]
+        only_live: bool,
+        /// Run the tests whose names contain one of these.
+        filter: Vec<OsString>,
+    },
+    /// Check formatting, lints, documentation, and the licences of the dependencies.
+    Lint,
+    /// Everything that must hold before a commit: `lint`, then `test`.
+    Ci,
 }
 
 fn main() -> ExitCode {
@@ -69,6 +87,15 @@ fn run(job: Job) -> Result<()> {
             let arguments = if arguments.is_empty() { vec![OsString::from("run")] } else { arguments };
             let error = Command::new(&daemon).args(arguments).exec();
             bail!("cannot start {}: {error}", daemon.display())
+        }
+        Job::Demo => demo::run(),
+        Job::Test { no_live: true, filter, .. } => checks::test(Tests::Plain, &filter),
+        Job::Test { only_live: true, filter, .. } => checks::test(Tests::Live, &filter),
+        Job::Test { filter, .. } => checks::test(Tests::All, &filter),
+        Job::Lint => checks::lint(),
+        Job::Ci => {
+            checks::lint()?;
+            checks::test(Tests::All, &[])
         }
     }
 }

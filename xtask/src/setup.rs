@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{step, workspace};
+use crate::{step, tools, workspace};
 
 /// Newer ones need a system LLVM; this one brings none and wants none.
 const BPF_LINKER_VERSION: &str = "0.10.3";
@@ -27,43 +27,8 @@ pub struct BpfToolchain {
 /// If something cannot be installed, with what to do about it.
 pub fn ensure() -> Result<BpfToolchain> {
     core_sources()?;
-    Ok(BpfToolchain { bpf_linker: bpf_linker()? })
-}
-
-/// The linker, installed with cargo into the tool cache if missing.
-fn bpf_linker() -> Result<PathBuf> {
-    let place = workspace::cache_dir()?.join(format!("bpf-linker-{BPF_LINKER_VERSION}"));
-    let linker = place.join("bin/bpf-linker");
-    if works(&linker) {
-        return Ok(linker);
-    }
-    let _lock = workspace::lock("bpf-linker")?;
-    if works(&linker) {
-        return Ok(linker);
-    }
-    step::run(
-        &format!("install bpf-linker {BPF_LINKER_VERSION}"),
-        "it links the eBPF programs; built once from its source, about 2 min",
-        workspace::cargo().args(["install", "bpf-linker", "--locked", "--force", "--version", BPF_LINKER_VERSION, "--root"]).arg(&place),
-    )
-    .with_context(|| {
-        format!(
-            "without bpf-linker the eBPF programs cannot be linked. Install it by hand where cargo reaches its registry: `cargo install bpf-linker --version {BPF_LINKER_VERSION} --locked --root {}`",
-            place.display()
-        )
-    })?;
-    if !works(&linker) {
-        bail!(
-            "{} was installed but does not say it is version {BPF_LINKER_VERSION}; remove {} and try again",
-            linker.display(),
-            place.display()
-        );
-    }
-    Ok(linker)
-}
-
-fn works(linker: &Path) -> bool {
-    linker.is_file() && step::output(Command::new(linker).arg("--version")).is_ok_and(|version| version.contains(BPF_LINKER_VERSION))
+    let why = "it links the eBPF programs; built once from its source, about 2 min";
+    Ok(BpfToolchain { bpf_linker: tools::cargo_program("bpf-linker", BPF_LINKER_VERSION, why)? })
 }
 
 /// The `library` folder of the compiler's own version, in the place where cargo looks for it.

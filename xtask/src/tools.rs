@@ -50,6 +50,35 @@ fn package(program: &str) -> &str {
     PACKAGES.iter().find(|(name, _)| *name == program).map_or(program, |(_, package)| package)
 }
 
+/// A program that cargo builds from its registry into the cache, of exactly this version.
+///
+/// # Errors
+/// If it does not build, with the command to try by hand.
+pub fn cargo_program(name: &str, version: &str, why: &str) -> Result<PathBuf> {
+    let place = workspace::cache_dir()?.join(format!("{name}-{version}"));
+    let program = place.join("bin").join(name);
+    let works = || program.is_file() && step::output(Command::new(&program).arg("--version")).is_ok_and(|text| text.contains(version));
+    if works() {
+        return Ok(program);
+    }
+    let _lock = workspace::lock(name)?;
+    if works() {
+        return Ok(program);
+    }
+    let mut cargo = workspace::cargo();
+    cargo.args(["install", name, "--locked", "--force", "--version", version, "--root"]).arg(&place);
+    step::run(&format!("install {name} {version}"), why, &mut cargo).with_context(|| {
+        let place = place.display();
+        format!(
+            "{name} could not be had. Where cargo reaches its registry: `cargo install {name} --version {version} --locked --root {place}`"
+        )
+    })?;
+    if !works() {
+        bail!("{} was installed but does not say it is version {version}; remove {} and try again", program.display(), place.display());
+    }
+    Ok(program)
+}
+
 /// A Go program of `tests/clients`, built into the cache once per state of its source.
 ///
 /// # Errors

@@ -6,8 +6,11 @@
 #![forbid(unsafe_code)]
 
 pub mod otlp;
-pub mod records;
+pub mod otlp_json;
 pub mod settings;
+pub mod text;
 
 pub use otlp::Otlp;
+pub use otlp_json::OtlpJson;
 pub use settings::{Settings, SettingsError};
+pub use text::Text;

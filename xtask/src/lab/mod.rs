@@ -9,6 +9,7 @@ mod client;
 mod collector;
 mod distribution;
 mod process;
+mod receiver;
 mod spans;
 mod tracer;
 mod wire;
@@ -24,8 +25,9 @@ pub use client::{Client, Consume, Language, Produce, Record, Running};
 pub use collector::{Collector, Protocol};
 pub use distribution::Distribution;
 pub use process::Process;
+pub use receiver::Receiver;
 pub use spans::{Span, Status};
-pub use tracer::{KernelObjects, Tracer};
+pub use tracer::{BpfStatistics, KernelObjects, Tracer};
 
 /// A directory that is removed when dropped.
 #[derive(Debug)]

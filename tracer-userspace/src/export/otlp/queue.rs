@@ -54,9 +54,12 @@ impl Queue {
         }
         self.spans += 1;
         self.bytes += bytes;
-        let pending = self.services.entry(span.resource).or_insert_with(Pending::default);
-        pending.spans.push_back((bytes, span.data));
-        Ok(pending.spans.len() >= self.max_batch)
+        if let Some(pending) = self.services.get_mut(&span.resource) {
+            pending.spans.push_back((bytes, span.data));
+            return Ok(pending.spans.len() >= self.max_batch);
+        }
+        self.services.insert(span.resource, Pending { spans: VecDeque::from([(bytes, span.data)]), attempts: 0 });
+        Ok(self.max_batch == 1)
     }
 
     /// Up to `limit` batches, each of another service, longest waiting service first; only whole ones if `whole`.

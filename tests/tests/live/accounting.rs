@@ -1,0 +1,243 @@
+//! Every record that was produced and consumed stands in exactly one span of each side, where it belongs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result};
+use xtask::lab::{Broker, Client, Collector, Consume, Distribution, Language, Produce, Protocol, Record, Scratch, Span, Tracer};
+
+use crate::{daemon, turn};
+
+const CODECS: [&str; 3] = ["none", "lz4", "zstd"];
+const PARTITIONS: i32 = 3;
+/// Nine topics of these make more than 20,000 records.
+const RECORDS: usize = 2_400;
+/// Three producers at this rate, with two groups each, stay below the daemon's limit of 2,000 spans a second.
+const RATE: usize = 450;
+const CONTEXT_EVERY: usize = 5;
+const UNSAMPLED_EVERY: usize = 10;
+
+/// What the clients of one topic say that happened.
+struct Told {
+    topic: String,
+    sent: Vec<Record>,
+    /// By group.
+    fetched: BTreeMap<String, Vec<Record>>,
+}
+
+#[test]
+#[ignore = "needs root, a broker and a Collector: `cargo xtask test`"]
+fn kafka_4_records_are_accounted_for_over_grpc() -> Result<()> {
+    account(Distribution::NEWEST, Protocol::Grpc, &CODECS, RECORDS)
+}
+
+#[test]
+#[ignore = "needs root, a broker and a Collector: `cargo xtask test`"]
+fn kafka_3_9_records_are_accounted_for_over_http_protobuf() -> Result<()> {
+    account(Distribution::OLD, Protocol::HttpProtobuf, &CODECS, RECORDS)
+}
+
+#[test]
+#[ignore = "needs root, a broker and a Collector: `cargo xtask test`"]
+fn records_are_accounted_for_over_http_json() -> Result<()> {
+    account(Distribution::NEWEST, Protocol::HttpJson, &["snappy"], 600)
+}
+
+fn account(version: &str, protocol: Protocol, codecs: &[&str], records: usize) -> Result<()> {
+    let _turn = turn();
+    let distribution = Distribution::ensure(version)?;
+    let clients = Language::ALL.map(|language| Client::ensure(language, &distribution));
+    let clients = clients.into_iter().collect::<Result<Vec<_>>>()?;
+    let broker = Broker::start(&distribution)?;
+    let scratch = Scratch::new("accounting")?;
+    let mut collector = Collector::start(scratch.path())?;
+    let mut tracer = Tracer::start(&daemon(), scratch.path(), &collector, protocol, &[])?;
+
+    let mut told = Vec::new();
+    for codec in codecs {
+        told.extend(exchange(&broker, &scratch, &clients, codec, records)?);
+    }
+
+    let status = tracer.process().terminate(std::time::Duration::from_secs(20))?;
+    assert!(status.success(), "SIGTERM ended the daemon with {status}:\n{}", tracer.process().log());
+    collector.stop()?;
+    let spans = collector.spans()?;
+    for told in &told {
+        check_topic(told, &spans).with_context(|| format!("topic {} on Kafka {version}", told.topic))?;
+    }
+    check_counters(&told, &collector.metrics()?)
+}
+
+/// All languages at once: each producer's topic is read by a group of its own language and by one of the next.
+fn exchange(broker: &Broker, scratch: &Scratch, clients: &[Client], codec: &str, records: usize) -> Result<Vec<Told>> {
+    let mut running = Vec::new();
+    for (index, client) in clients.iter().enumerate() {
+        let name = client.language().name();
+        let topic = format!("{name}-{codec}");
+        broker.create_topic(&topic, PARTITIONS)?;
+        let readers = [client, &clients[(index + 1) % clients.len()]];
+        let consumers = readers.map(|reader| {
+            let group = format!("{topic}-read-by-{}", reader.language().name());
+            let consume = Consume { topic: &topic, group: &group, records };
+            let consumer = reader.consume(broker, scratch.path(), &format!("{group}-client"), &consume);
+            consumer.map(|consumer| (group, consumer))
+        });
+        let produce = Produce {
+            topic: &topic,
+            records,
+            codec,
+            context_every: CONTEXT_EVERY,
+            unsampled_every: UNSAMPLED_EVERY,
+            rate: RATE,
+            value_bytes: 200,
+            linger_ms: 20,
+        };
+        let producer = client.produce(broker, scratch.path(), &format!("{topic}-client"), &produce)?;
+        running.push((topic, producer, consumers));
+    }
+    let finish = |(topic, producer, consumers): (String, xtask::lab::Running, [Result<(String, xtask::lab::Running)>; 2])| {
+        let sent = producer.records()?;
+        let mut fetched = BTreeMap::new();
+        for consumer in consumers {
+            let (group, consumer) = consumer?;
+            fetched.insert(group, consumer.records()?);
+        }
+        Ok(Told { topic, sent, fetched })
+    };
+    running.into_iter().map(finish).collect()
+}
+
+fn check_topic(told: &Told, spans: &[Span]) -> Result<()> {
+    let of_topic: Vec<&Span> = spans.iter().filter(|span| span.topic() == Some(&told.topic)).collect();
+    let sends: Vec<&Span> =
+        of_topic.iter().copied().filter(|span| span.operation() == Some("send") && !span.is("kafka_tracer.retry")).collect();
+    let fetches: Vec<&Span> = of_topic.iter().copied().filter(|span| span.operation() == Some("fetch")).collect();
+
+    check_side("send", &sends, &told.sent)?;
+    let unnamed = fetches.iter().filter(|span| span.text("messaging.consumer.group.name").is_none()).count();
+    anyhow::ensure!(unnamed == 0, "{unnamed} of {} fetch spans name no group", fetches.len());
+    for (group, got) in &told.fetched {
+        let of_group = |span: &&Span| span.text("messaging.consumer.group.name") == Some(group);
+        let fetches: Vec<&Span> = fetches.iter().copied().filter(of_group).collect();
+        check_side(&format!("fetch by {group}"), &fetches, got)?;
+        check_join(group, &sends, &fetches)?;
+        let commits = of_topic.iter().copied().filter(|span| span.operation() == Some("commit")).filter(of_group).count();
+        anyhow::ensure!(commits > 0, "no commit span of {group}");
+    }
+
+    let unsampled: BTreeSet<String> = contexts(&told.sent).filter(|context| !context.sampled).map(|context| context.trace_id).collect();
+    let wrong = spans.iter().filter(|span| unsampled.contains(&span.trace_id)).count();
+    anyhow::ensure!(wrong == 0, "{wrong} spans in traces that their owners chose not to sample");
+    Ok(())
+}
+
+/// One side's spans against what the client says: every record once, contexts in their traces.
+fn check_side(side: &str, spans: &[&Span], records: &[Record]) -> Result<()> {
+    let messages: i64 = spans.iter().map(|span| span.messages()).sum();
+    anyhow::ensure!(messages == i64::try_from(records.len())?, "{side}: spans account for {messages} of {} records", records.len());
+
+    let mut by_place = BTreeMap::new();
+    for span in spans.iter().filter(|span| span.int("messaging.kafka.offset").is_some()) {
+        let place = (span.partition().context("a record span without partition")?, span.int("messaging.kafka.offset").unwrap_or(-1));
+        anyhow::ensure!(by_place.insert(place, *span).is_none(), "{side}: two spans for the record at {place:?}");
+    }
+    let mut expected = 0;
+    for context in contexts(records).filter(|context| context.sampled) {
+        expected += 1;
+        let place = (context.partition, context.offset);
+        let span = by_place.get(&place).with_context(|| format!("{side}: no span for the traced record at {place:?}"))?;
+        let (trace, parent) = (&context.trace_id, &context.span_id);
+        anyhow::ensure!(&span.trace_id == trace, "{side}: the record at {place:?} is in trace {}, not in {trace}", span.trace_id);
+        anyhow::ensure!(
+            span.parent_span_id.as_ref() == Some(parent),
+            "{side}: {place:?} has parent {:?}, not {parent}",
+            span.parent_span_id
+        );
+        anyhow::ensure!(span.links.contains(&(trace.clone(), parent.clone())), "{side}: {place:?} has no link to its context");
+    }
+    anyhow::ensure!(by_place.len() == expected, "{side}: {} record spans for {expected} sampled contexts", by_place.len());
+
+    let mut batches = BTreeSet::new();
+    for span in spans.iter().filter(|span| span.int("messaging.kafka.offset").is_none()) {
+        let partition = span.partition().context("a batch span without partition")?;
+        let base = span.int("kafka_tracer.batch.base_offset").context("a batch span without base offset")?;
+        let last = span.int("kafka_tracer.batch.last_offset").context("a batch span without last offset")?;
+        anyhow::ensure!(batches.insert((partition, base)), "{side}: two spans for the batch at {partition}:{base}");
+        let own = i64::try_from(by_place.range((partition, base)..=(partition, last)).count())?;
+        let messages = span.messages();
+        anyhow::ensure!(messages + own == last - base + 1, "{side}: batch {partition}:{base}-{last} has {messages} + {own} messages");
+    }
+    Ok(())
+}
+
+/// Records without context: the fetch side's batch spans are children of the send side's, in their traces.
+fn check_join(group: &str, sends: &[&Span], fetches: &[&Span]) -> Result<()> {
+    let key = |span: &Span| Some((span.partition()?, span.int("kafka_tracer.batch.base_offset")?));
+    let sent: BTreeMap<_, &Span> = sends.iter().filter_map(|span| Some((key(span)?, *span))).collect();
+    let delivered: BTreeMap<_, &Span> = fetches.iter().filter_map(|span| Some((key(span)?, *span))).collect();
+    anyhow::ensure!(!sent.is_empty(), "no batch spans");
+    for (place, send) in &sent {
+        let fetch = delivered.get(place).with_context(|| format!("{group}: the batch at {place:?} was sent, but has no fetch span"))?;
+        let (found, wanted) = (&fetch.trace_id, &send.trace_id);
+        anyhow::ensure!(found == wanted, "{group}: the batch at {place:?} was sent in trace {wanted}, fetched in {found}");
+        let (found, wanted) = (fetch.parent_span_id.as_ref(), &send.span_id);
+        anyhow::ensure!(found == Some(wanted), "{group}: the fetch of the batch at {place:?} has parent {found:?}, not {wanted}");
+        anyhow::ensure!(send.parent_span_id.is_none(), "the computed send span of {place:?} has a parent");
+        let age =
+            fetch.float("kafka_tracer.end_to_end").with_context(|| format!("{group}: the fetch of {place:?} has no end-to-end time"))?;
+        anyhow::ensure!((0.0..60.0).contains(&age), "{group}: the batch at {place:?} took {age} s end to end");
+    }
+    anyhow::ensure!(delivered.len() == sent.len(), "{group}: {} batches sent, {} fetched", sent.len(), delivered.len());
+    Ok(())
+}
+
+/// The counters say the same as the spans, and that nothing was lost.
+fn check_counters(told: &[Told], requests: &[serde_json::Value]) -> Result<()> {
+    let newest = newest_points(requests);
+    let lost: f64 = newest.iter().filter(|((metric, _), _)| metric == "kafka_tracer.capture.lost").map(|(_, value)| value).sum();
+    anyhow::ensure!(lost == 0.0, "{lost} events or bytes lost on their way from the kernel");
+    for told in told {
+        let counted = |metric: &str| -> f64 {
+            let topic = format!("\"{}\"", told.topic);
+            newest.iter().filter(|((name, series), _)| name == metric && series.contains(&topic)).map(|(_, value)| value).sum()
+        };
+        let fetched: usize = told.fetched.values().map(Vec::len).sum();
+        for (metric, records) in [("messaging.client.sent.messages", told.sent.len()), ("messaging.client.consumed.messages", fetched)] {
+            let (counted, records) = (counted(metric), f64::from(u32::try_from(records)?));
+            anyhow::ensure!((counted - records).abs() < 0.5, "{metric} of {} is {counted}, not {records}", told.topic);
+        }
+    }
+    Ok(())
+}
+
+/// The newest value of each cumulative sum, by metric and series (resource and attributes as JSON).
+fn newest_points(requests: &[serde_json::Value]) -> BTreeMap<(String, String), f64> {
+    let list = |value: &serde_json::Value, name: &str| value.get(name).and_then(|list| list.as_array()).cloned().unwrap_or_default();
+    let mut newest = BTreeMap::new();
+    for resource in requests.iter().flat_map(|request| list(request, "resourceMetrics")) {
+        for metric in list(&resource, "scopeMetrics").iter().flat_map(|scope| list(scope, "metrics")) {
+            let name = metric["name"].as_str().unwrap_or_default().to_owned();
+            for point in list(&metric["sum"], "dataPoints") {
+                let series = format!("{} {}", resource["resource"], point["attributes"]);
+                let whole = point["asInt"].as_str().and_then(|digits| digits.parse().ok());
+                newest.insert((name.clone(), series), whole.or(point["asDouble"].as_f64()).unwrap_or(0.0));
+            }
+        }
+    }
+    newest
+}
+
+struct Carried {
+    partition: i32,
+    offset: i64,
+    trace_id: String,
+    span_id: String,
+    sampled: bool,
+}
+
+fn contexts(records: &[Record]) -> impl Iterator<Item = Carried> + '_ {
+    records.iter().filter_map(|record| {
+        let mut parts = record.traceparent.as_deref()?.split('-').skip(1).map(str::to_owned);
+        let (trace_id, span_id, flags) = (parts.next()?, parts.next()?, parts.next()?);
+        Some(Carried { partition: record.partition, offset: record.offset, trace_id, span_id, sampled: flags == "01" })
+    })
+}

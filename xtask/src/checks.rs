@@ -1,0 +1,183 @@
+//! `test`, `lint`, `ci`: what must hold before a commit.
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::build::{self, Profile};
+use crate::lab::{Client, Collector, Distribution, Language};
+use crate::{setup, step, tools, workspace};
+
+const CARGO_DENY_VERSION: &str = "0.20.2";
+
+/// Which tests to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tests {
+    /// Those of `cargo test`: no root, no broker, no BPF.
+    Plain,
+    /// Those that need root, a broker, clients and a Collector.
+    Live,
+    /// All.
+    All,
+}
+
+/// Runs tests and prints how many passed and failed as the last line.
+///
+/// # Errors
+/// If one fails, or none was run.
+pub fn test(which: Tests, filter: &[OsString]) -> Result<()> {
+    let mut tally = Tally::default();
+    if which != Tests::Live {
+        step::heading("cargo test", "everything that needs neither root nor a broker");
+        run_tests(workspace::cargo().args(["test", "--workspace", "--no-fail-fast", "--"]).args(filter), &mut tally)?;
+    }
+    if which != Tests::Plain {
+        live(filter, &mut tally)?;
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    if tally.failed > 0 || tally.broken {
+        bail!("not all tests passed");
+    }
+    if tally.passed == 0 {
+        bail!("no test was run");
+    }
+    Ok(())
+}
+
+fn live(filter: &[OsString], tally: &mut Tally) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!(
+            "the live tests attach programs to the kernel and need root: `sudo -E cargo xtask test`; `cargo xtask test --no-live` runs the others"
+        );
+    }
+    let daemon = build::daemon(Profile::Debug)?;
+    let bpf_dir = build::bpf_dir(Profile::Debug);
+    // What takes long is fetched and built here, where its progress is seen.
+    for version in [Distribution::NEWEST, Distribution::OLD] {
+        let distribution = Distribution::ensure(version)?;
+        for language in Language::ALL {
+            Client::ensure(language, &distribution)?;
+        }
+    }
+    Collector::ensure()?;
+
+    step::heading("kernel tests", "the eBPF programs and their traps, on this kernel");
+    let mut kernel = workspace::cargo();
+    kernel.args([
+        "test",
+        "--package",
+        "tracer-userspace",
+        "--features",
+        "live",
+        "--no-fail-fast",
+        "--",
+        "--ignored",
+        "--test-threads",
+        "1",
+    ]);
+    run_tests(kernel.args(filter).env("KAFKA_TRACER_BPF_DIR", &bpf_dir).env("KAFKA_TRACER_BIN", &daemon), tally)?;
+
+    step::heading("live tests", "real brokers, clients in three languages, a real Collector");
+    let mut live = workspace::cargo();
+    live.args(["test", "--package", "tests", "--no-fail-fast", "--", "--ignored", "--test-threads", "1"]);
+    run_tests(live.args(filter).env("KAFKA_TRACER_BIN", &daemon), tally)
+}
+
+#[derive(Default)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    /// A run ended badly without saying that a test failed: it did not compile, or a test program crashed.
+    broken: bool,
+}
+
+/// Runs a cargo test, shows what it prints, and counts.
+fn run_tests(command: &mut Command, tally: &mut Tally) -> Result<()> {
+    let started = Instant::now();
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
+    let failed_before = tally.failed;
+    for line in BufReader::new(child.stdout.take().context("cargo's output")?).lines() {
+        let line = line.context("cargo's output")?;
+        println!("{line}");
+        if let Some((passed, failed)) = result_line(&line) {
+            tally.passed += passed;
+            tally.failed += failed;
+        }
+    }
+    let status = child.wait().context("cargo's end")?;
+    if !status.success() && tally.failed == failed_before {
+        tally.broken = true;
+    }
+    step::note(&format!("took {}", step::seconds(started.elapsed())));
+    Ok(())
+}
+
+/// `test result: ok. 3 passed; 1 failed; ...` gives (3, 1).
+fn result_line(line: &str) -> Option<(u64, u64)> {
+    let counts = line.trim_start().strip_prefix("test result: ")?.split_once(". ")?.1;
+    let count = |word: &str| counts.split("; ").find_map(|part| part.strip_suffix(word)?.trim().parse().ok());
+    Some((count("passed")?, count("failed")?))
+}
+
+/// Formatting, clippy, docs, licences.
+///
+/// # Errors
+/// At the first that finds fault.
+pub fn lint() -> Result<()> {
+    let ebpf = workspace::root().join("tracer-ebpf");
+    step::run("check the formatting", "`cargo fmt --all` repairs it", workspace::cargo().args(["fmt", "--all", "--check"]))?;
+    let mut fmt = workspace::cargo();
+    step::run(
+        "check the eBPF programs' formatting",
+        "`cargo fmt` in tracer-ebpf repairs it",
+        fmt.args(["fmt", "--check"]).current_dir(&ebpf),
+    )?;
+
+    let mut clippy = workspace::cargo();
+    clippy.args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]);
+    step::run("lint the workspace", "clippy, as `cargo build` sees it", &mut clippy)?;
+
+    let bpf_dir = build::programs(Profile::Debug)?;
+    let mut clippy = workspace::cargo();
+    clippy.args(["clippy", "--package", "tracer-userspace", "--features", "live", "--all-targets", "--", "--deny", "warnings"]);
+    step::run("lint live capture", "clippy, with the feature `live`", clippy.env("KAFKA_TRACER_BPF_DIR", &bpf_dir))?;
+    let mut clippy = build::bpf_cargo(&setup::ensure()?, "clippy");
+    clippy.args(["--release", "--target-dir"]).arg(workspace::target_dir().join("bpf/clippy")).args(["--", "--deny", "warnings"]);
+    step::run("lint the eBPF programs", "clippy, for the BPF target", &mut clippy)?;
+
+    let mut doc = workspace::cargo();
+    doc.args(["doc", "--workspace", "--no-deps", "--features", "tracer-userspace/live"]);
+    doc.env("RUSTDOCFLAGS", "--deny warnings").env("KAFKA_TRACER_BPF_DIR", &bpf_dir);
+    step::run("build the documentation", "rustdoc, without a warning", &mut doc)?;
+
+    let deny = cargo_deny()?;
+    let mut check = Command::new(deny);
+    check.args(["--locked", "--all-features", "check", "licenses", "bans", "sources"]).current_dir(workspace::root());
+    step::run("check the dependencies", "licences, sources and bans of deny.toml", &mut check)
+}
+
+fn cargo_deny() -> Result<std::path::PathBuf> {
+    tools::cargo_program(
+        "cargo-deny",
+        CARGO_DENY_VERSION,
+        "it checks the licences of all dependencies; built once from its source, about 4 min",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::result_line;
+
+    #[test]
+    fn a_result_line_is_counted_and_others_are_not() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s";
+        assert_eq!(result_line(line), Some((12, 3)));
+        assert_eq!(result_line("test result: ok. 0 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out"), Some((0, 0)));
+        assert_eq!(result_line("test some::name ... ok"), None);
+        assert_eq!(result_line("running 3 tests"), None);
+    }
+}
