@@ -270,6 +270,18 @@ impl Framer {
         !matches!(self.state, State::Searching { .. })
     }
 
+    /// Memory is short: of the frame that is being put together only the head is kept, the rest is passed over, and the
+    /// frame is handed out cut.
+    pub fn give_up(&mut self) {
+        if let State::Payload(partial) = &mut self.state {
+            partial.keep_to = partial.keep_to.min(HEAD_BYTES);
+            self.buffer.truncate(partial.keep_to);
+            self.holes.retain(|hole| hole.start < HEAD_BYTES);
+        }
+        self.buffer.shrink_to_fit();
+        self.holes.shrink_to_fit();
+    }
+
     /// Memory held for a frame that is not complete.
     pub fn buffered_bytes(&self) -> usize {
         self.buffer.capacity() + self.holes.capacity() * size_of::<Range<usize>>()

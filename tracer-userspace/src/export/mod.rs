@@ -7,6 +7,7 @@
 
 pub mod otlp;
 pub mod otlp_json;
+pub mod records;
 pub mod settings;
 pub mod text;
 

@@ -1,0 +1,270 @@
+//! What was fetched: the stored batches of a Fetch or `ShareFetch` answer, and which of their records the client gets.
+
+#![forbid(unsafe_code)]
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::batch::{BatchReader, Rule};
+use super::history::History;
+use super::names::Names;
+use super::sessions::{SessionRequest, Sessions};
+use super::side_facts::{Acknowledged, acknowledged};
+use super::{Answered, Emit, FetchFailure, FetchedBatch, Observation, Outcome, RecordsRead, Skipped, Topic, topic};
+use crate::kafka::api::fetch::{AbortedTransaction, FetchRequest, FetchResponse, PartitionData};
+use crate::kafka::api::share_fetch::{self, ShareFetchRequest, ShareFetchResponse};
+use crate::kafka::records::{self, Batch, ControlKind, Item, Origin};
+
+const READ_COMMITTED: i8 = 1;
+
+/// What reading an answer takes.
+pub(super) struct Tools<'a> {
+    pub(super) names: &'a mut Names,
+    pub(super) sessions: &'a mut Sessions,
+    pub(super) history: &'a mut History,
+    pub(super) batches: &'a mut BatchReader,
+}
+
+/// What all batches of one partition share.
+struct Partition<'a> {
+    topic: Topic,
+    index: i32,
+    group: Option<&'a Arc<str>>,
+    fetch_offset: Option<i64>,
+    isolation_level: Option<i8>,
+    high_watermark: Option<i64>,
+    last_stable_offset: Option<i64>,
+    log_start_offset: Option<i64>,
+    /// Ranges that a share group's member was given, with their delivery count; `None` for other groups.
+    acquired: Option<&'a [share_fetch::AcquiredRecords]>,
+}
+
+/// A Fetch was answered.
+pub(super) fn answered(
+    request: Option<&FetchRequest<'_>>,
+    response: &FetchResponse<'_>,
+    answered: &Answered<'_>,
+    tools: &mut Tools<'_>,
+    emit: &mut Emit<'_>,
+) {
+    let Tools { names, sessions, history, batches } = tools;
+    let asked: Vec<_> = request
+        .into_iter()
+        .flat_map(|r| &r.topics)
+        .flat_map(|t| t.partitions.iter().map(|p| (t.topic, p)))
+        .map(|(t, p)| ((topic(t, names), p.partition), p.fetch_offset))
+        .collect();
+    let forgotten: Vec<_> = request
+        .into_iter()
+        .flat_map(|r| &r.forgotten_topics_data)
+        .flat_map(|t| t.partitions.iter().map(|p| (t.topic, *p)))
+        .map(|(t, p)| (topic(t, names), p))
+        .collect();
+    let session = SessionRequest {
+        broker: answered.who.connection.broker,
+        session_id: request.map_or(0, |r| r.session_id),
+        // A request that was not kept says nothing about its session.
+        epoch: request.map_or(1, |r| r.session_epoch),
+    };
+    let view = sessions.answered(session, response.session_id, asked.into_iter(), forgotten.into_iter());
+    let group = emit.learnt.group_of(&answered.client, &answered.peer);
+    for data in &response.responses {
+        let topic = topic(data.topic, names);
+        for partition in &data.partitions {
+            if partition.error_code != 0 {
+                failed(&topic, partition.partition_index, partition.error_code, group.as_ref(), answered, emit);
+            }
+            let Some(payload) = partition.records else { continue };
+            let place = Partition {
+                topic: topic.clone(),
+                index: partition.partition_index,
+                group: group.as_ref(),
+                fetch_offset: view.fetch_offset(&(topic.clone(), partition.partition_index)),
+                isolation_level: request.map(|r| r.isolation_level),
+                high_watermark: known(partition.high_watermark),
+                last_stable_offset: known(partition.last_stable_offset),
+                log_start_offset: known(partition.log_start_offset),
+                acquired: None,
+            };
+            let mut aborted = Aborted::new(partition, place.isolation_level);
+            for item in records::batches(payload, Origin::Fetch) {
+                match item {
+                    Item::Batch(batch) => {
+                        if let Some(kind) = batch.control_kind() {
+                            aborted.marker(kind, batch.header().producer_id);
+                            emit.counters.record("control", 1);
+                            continue;
+                        }
+                        let rule = aborted.rule(&batch, place.fetch_offset);
+                        fetched(&place, &batch, rule, answered, Some(&mut *history), batches, emit);
+                    }
+                    Item::PartialTail { .. } => emit.counters.batch("partial_tail"),
+                    Item::Damaged { reason, .. } => emit.counters.batch(reason.kind().name()),
+                }
+            }
+        }
+    }
+}
+
+/// A `ShareFetch` was answered.
+pub(super) fn share_answered(
+    request: &ShareFetchRequest<'_>,
+    response: &ShareFetchResponse<'_>,
+    answered: &Answered<'_>,
+    names: &mut Names,
+    batches: &mut BatchReader,
+    emit: &mut Emit<'_>,
+) {
+    let group = request.group_id.map(|g| names.intern(g));
+    for asked in &request.topics {
+        let topic = topic(asked.topic, names);
+        let said = response.responses.iter().find(|t| t.topic == asked.topic);
+        for partition in asked.partitions.iter().filter(|p| !p.acknowledgement_batches.is_empty()) {
+            let Some(group) = &group else { break };
+            let error_code = if response.error_code == 0 {
+                // A partition that the answer does not name was acknowledged without error.
+                let said = said.and_then(|t| t.partitions.iter().find(|p| p.partition_index == partition.partition_index));
+                Some(said.map_or(0, |p| p.acknowledge_error_code))
+            } else {
+                Some(response.error_code)
+            };
+            for batch in &partition.acknowledgement_batches {
+                acknowledged(
+                    &Acknowledged {
+                        group,
+                        topic: &topic,
+                        partition: partition.partition_index,
+                        first_offset: batch.first_offset,
+                        last_offset: batch.last_offset,
+                        types: &batch.acknowledge_types,
+                        error_code,
+                    },
+                    answered,
+                    emit,
+                );
+            }
+        }
+    }
+    for data in &response.responses {
+        let topic = topic(data.topic, names);
+        for partition in &data.partitions {
+            if partition.error_code != 0 {
+                failed(&topic, partition.partition_index, partition.error_code, group.as_ref(), answered, emit);
+            }
+            let Some(payload) = partition.records else { continue };
+            let place = Partition {
+                topic: topic.clone(),
+                index: partition.partition_index,
+                group: group.as_ref(),
+                fetch_offset: None,
+                isolation_level: None,
+                high_watermark: None,
+                last_stable_offset: None,
+                log_start_offset: None,
+                acquired: Some(&partition.acquired_records),
+            };
+            for item in records::batches(payload, Origin::Fetch) {
+                match item {
+                    Item::Batch(batch) if batch.control_kind().is_some() => emit.counters.record("control", 1),
+                    Item::Batch(batch) => {
+                        let rule = Rule::Acquired(&partition.acquired_records);
+                        fetched(&place, &batch, rule, answered, None, batches, emit);
+                    }
+                    Item::PartialTail { .. } => emit.counters.batch("partial_tail"),
+                    Item::Damaged { reason, .. } => emit.counters.batch(reason.kind().name()),
+                }
+            }
+        }
+    }
+}
+
+fn known(offset: i64) -> Option<i64> {
+    (offset >= 0).then_some(offset)
+}
+
+fn failed(topic: &Topic, partition: i32, error_code: i16, group: Option<&Arc<str>>, answered: &Answered<'_>, emit: &mut Emit<'_>) {
+    emit.give(Observation::FetchFailed(FetchFailure {
+        operation: Arc::clone(&answered.operation),
+        topic: topic.clone(),
+        partition,
+        group: group.cloned(),
+        outcome: Outcome::Error(error_code),
+    }));
+}
+
+fn fetched(
+    place: &Partition<'_>,
+    batch: &Batch<'_>,
+    rule: Rule<'_>,
+    answered: &Answered<'_>,
+    history: Option<&mut History>,
+    batches: &mut BatchReader,
+    emit: &mut Emit<'_>,
+) {
+    let read = batches.read(batch, &place.topic, answered.at, Some(rule), emit.counters);
+    if read.record_count == 0 && read.records_read == RecordsRead::All {
+        emit.counters.batch("empty");
+        return;
+    }
+    let redelivered = match (place.group, history, read.last_delivered) {
+        (Some(group), Some(history), Some(last)) => {
+            // Topics are kept by id where the wire has one, by name else: a name learnt later must not make two of one.
+            let topic = Topic { name: if place.topic.id.is_some() { None } else { place.topic.name.clone() }, id: place.topic.id };
+            history.delivering((Arc::clone(group), topic, place.index), last)
+        }
+        _ => read.delivery_count > 1,
+    };
+    emit.give(Observation::Fetched(FetchedBatch {
+        operation: Arc::clone(&answered.operation),
+        topic: place.topic.clone(),
+        partition: place.index,
+        header: read.header,
+        group: place.group.cloned(),
+        fetch_offset: place.fetch_offset,
+        high_watermark: place.high_watermark,
+        last_stable_offset: place.last_stable_offset,
+        log_start_offset: place.log_start_offset,
+        isolation_level: place.isolation_level,
+        records: read.records,
+        records_read: read.records_read,
+        delivered: read.delivered,
+        uncompressed_bytes: read.uncompressed_bytes,
+        share: place.acquired.is_some(),
+        redelivered,
+    }));
+}
+
+/// Which transactions of one partition are known to be aborted at the batch at hand, as the Java client's `Fetcher` keeps
+/// it: an aborted transaction begins at its first offset and ends at its producer's abort marker.
+struct Aborted<'a> {
+    waiting: Vec<&'a AbortedTransaction>,
+    open: HashSet<i64>,
+}
+
+impl<'a> Aborted<'a> {
+    fn new(partition: &'a PartitionData<'_>, isolation_level: Option<i8>) -> Self {
+        let mut waiting: Vec<_> =
+            if isolation_level == Some(READ_COMMITTED) { partition.aborted_transactions.iter().collect() } else { Vec::new() };
+        // Last first, so that the next one is popped.
+        waiting.sort_by_key(|t| std::cmp::Reverse(t.first_offset));
+        Self { waiting, open: HashSet::new() }
+    }
+
+    fn marker(&mut self, kind: ControlKind, producer_id: i64) {
+        if kind == ControlKind::Abort {
+            self.open.remove(&producer_id);
+        }
+    }
+
+    fn rule(&mut self, batch: &Batch<'_>, fetch_offset: Option<i64>) -> Rule<'static> {
+        let header = batch.header();
+        let last_offset = header.base_offset.saturating_add(i64::from(header.last_offset_delta));
+        while self.waiting.last().is_some_and(|t| t.first_offset <= last_offset)
+            && let Some(transaction) = self.waiting.pop()
+        {
+            self.open.insert(transaction.producer_id);
+        }
+        let aborted = header.transactional && self.open.contains(&header.producer_id);
+        Rule::Fetch { fetch_offset, skipped: aborted.then_some(Skipped::Aborted) }
+    }
+}

@@ -1,0 +1,150 @@
+//! What was sent, delivered and committed before: what tells a retry, a redelivery and a commit that moves nothing.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use hashlink::LruCache;
+
+use super::{BatchHeader, Topic};
+
+const MAX_SENT: usize = 65_536;
+const MAX_POSITIONS: usize = 262_144;
+
+/// What makes two batches on the wire the same batch.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum SameBatch {
+    /// An idempotent producer numbers its batches.
+    Sequence { producer_id: i64, producer_epoch: i16, base_sequence: i32 },
+    /// Else equal bytes, after a failure.
+    Bytes { crc: u32, base_timestamp_ms: Option<i64>, record_count: i32, size_bytes: u32 },
+}
+
+impl SameBatch {
+    fn of(header: &BatchHeader) -> Self {
+        if header.producer_id >= 0 && header.base_sequence >= 0 {
+            return Self::Sequence {
+                producer_id: header.producer_id,
+                producer_epoch: header.producer_epoch,
+                base_sequence: header.base_sequence,
+            };
+        }
+        Self::Bytes {
+            crc: header.crc,
+            base_timestamp_ms: header.base_timestamp_ms,
+            record_count: header.record_count,
+            size_bytes: header.size_bytes,
+        }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attempt {
+    /// Answered well, or never to be answered.
+    Done,
+    /// Refused, or no answer came.
+    Failed,
+}
+
+/// A group's place on a partition.
+pub(super) type GroupPartition = (Arc<str>, Topic, i32);
+
+/// The three tables, each bounded: what falls out is taken for new.
+#[derive(Debug)]
+pub(super) struct History {
+    sent: LruCache<(Topic, i32, SameBatch), Attempt>,
+    delivered: LruCache<GroupPartition, i64>,
+    committed: LruCache<GroupPartition, i64>,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { sent: LruCache::new(MAX_SENT), delivered: LruCache::new(MAX_POSITIONS), committed: LruCache::new(MAX_POSITIONS) }
+    }
+}
+
+impl History {
+    /// A batch was sent, with this end. True when it was a retry: the same sequence again, or the same bytes after a failure
+    /// (equal bytes without one are two messages that are equal).
+    pub(super) fn sent(&mut self, topic: &Topic, partition: i32, header: &BatchHeader, attempt: Attempt) -> bool {
+        let same = SameBatch::of(header);
+        let numbered = matches!(same, SameBatch::Sequence { .. });
+        match self.sent.insert((topic.clone(), partition, same), attempt) {
+            Some(Attempt::Failed) => true,
+            Some(Attempt::Done) => numbered,
+            None => false,
+        }
+    }
+
+    /// Offsets up to `last` are delivered to a group. True when it was given all of them before.
+    pub(super) fn delivering(&mut self, place: GroupPartition, last: i64) -> bool {
+        let highest = self.delivered.entry(place).or_insert(-1);
+        let again = last <= *highest;
+        *highest = last.max(*highest);
+        again
+    }
+
+    /// A group commits. False when it had committed this very offset already.
+    pub(super) fn committing(&mut self, place: GroupPartition, offset: i64) -> bool {
+        self.committed.insert(place, offset) != Some(offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::Codec;
+
+    fn header(producer_id: i64, base_sequence: i32, crc: u32) -> BatchHeader {
+        BatchHeader {
+            magic: 2,
+            base_offset: 0,
+            last_offset_delta: 0,
+            base_timestamp_ms: Some(1),
+            max_timestamp_ms: Some(1),
+            record_count: 1,
+            producer_id,
+            producer_epoch: 0,
+            base_sequence,
+            size_bytes: 70,
+            crc,
+            codec: Codec::None,
+            log_append_time: false,
+            transactional: false,
+            control: false,
+            delete_horizon: false,
+        }
+    }
+
+    #[test]
+    fn a_sequence_that_comes_again_is_a_retry_whatever_became_of_it() {
+        let (mut history, topic) = (History::default(), Topic { name: Some(Arc::from("t")), id: None });
+        assert!(!history.sent(&topic, 0, &header(7, 5, 1), Attempt::Done));
+        assert!(history.sent(&topic, 0, &header(7, 5, 1), Attempt::Done));
+        assert!(!history.sent(&topic, 0, &header(7, 6, 1), Attempt::Done));
+        assert!(!history.sent(&topic, 1, &header(7, 5, 1), Attempt::Done));
+    }
+
+    #[test]
+    fn equal_bytes_without_a_number_are_a_retry_only_after_a_failure() {
+        let (mut history, topic) = (History::default(), Topic { name: Some(Arc::from("t")), id: None });
+        assert!(!history.sent(&topic, 0, &header(-1, -1, 9), Attempt::Done));
+        assert!(!history.sent(&topic, 0, &header(-1, -1, 9), Attempt::Failed));
+        assert!(history.sent(&topic, 0, &header(-1, -1, 9), Attempt::Done));
+        assert!(!history.sent(&topic, 0, &header(-1, -1, 9), Attempt::Done));
+    }
+
+    #[test]
+    fn offsets_given_before_are_a_redelivery_and_equal_commits_move_nothing() {
+        let mut history = History::default();
+        let place = || (Arc::from("g"), Topic { name: Some(Arc::from("t")), id: None }, 0);
+        assert!(!history.delivering(place(), 9));
+        assert!(history.delivering(place(), 4));
+        assert!(history.delivering(place(), 9));
+        assert!(!history.delivering(place(), 10));
+        assert!(history.committing(place(), 10));
+        assert!(!history.committing(place(), 10));
+        assert!(history.committing(place(), 4));
+    }
+}

@@ -1,0 +1,253 @@
+//! `kafka-tracer replay`: the same line as the daemon's, over capture files.
+//!
+//! In: pcap and pcapng files, or standard input. Out: text, record listing, OTLP/JSON or a summary.
+
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::{self, BufReader, IsTerminal, Read, Write};
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use crate::counters::Counters;
+use crate::kafka::context::Propagators;
+use crate::observe::{HeaderReading, Observation, ObserveSettings, RecordDetail};
+use crate::pipeline::{Pipeline, PipelineSettings, Sink};
+use crate::source::pcap::{PcapCounters, PcapError, PcapSource};
+
+/// What `replay` was asked for.
+#[derive(Args, Clone, Debug)]
+pub struct ReplayArgs {
+    /// Capture files (pcap or pcapng), in the order of their packets; `-` is standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// What to print
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Print records' keys too (they may be personal data)
+    #[arg(long)]
+    pub keys: bool,
+    /// Whose trace contexts to read from record headers, the first valid one wins: tracecontext, b3, b3multi, jaeger, xray
+    #[arg(long, value_name = "LIST", env = "OTEL_PROPAGATORS", default_value = "tracecontext,baggage")]
+    pub propagators: Propagators,
+}
+
+/// What `replay` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Lines for people, one per span, and a summary by topic
+    Text,
+    /// One JSON object per record on the wire
+    Records,
+    /// OTLP/JSON traces, one request per line, as the Collector's file exporter writes them
+    OtlpJson,
+    /// One JSON object that counts everything seen, and everything not seen by reason
+    Summary,
+}
+
+/// How `replay` ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayStatus {
+    /// Kafka was decoded.
+    Decoded,
+    /// The captures hold none.
+    NoKafka,
+}
+
+/// Why `replay` stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// A file cannot be opened.
+    #[error("cannot open {file}")]
+    Open {
+        /// The file.
+        file: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file cannot be read as a capture, or not to its end. What was good before was printed.
+    #[error("{file}")]
+    Capture {
+        /// The file.
+        file: String,
+        /// Why.
+        #[source]
+        source: PcapError,
+    },
+    /// The listing cannot be written.
+    #[error("cannot write the listing")]
+    Write(#[source] io::Error),
+}
+
+/// Replays captures. Messages for people that are not part of the listing are the caller's to print.
+///
+/// # Errors
+/// When a file cannot be read as a capture; what was good before the damage is listed all the same.
+pub fn replay(args: &ReplayArgs, out: &mut impl Write) -> Result<ReplayStatus, ReplayError> {
+    let mut run = Run::new(args, out);
+    let mut failed = None;
+    for file in &args.files {
+        if let Err(error) = run.file(file) {
+            failed = Some(error);
+            break;
+        }
+    }
+    let status = run.finish()?;
+    failed.map_or(Ok(status), Err)
+}
+
+struct Run<'a, W> {
+    pipeline: Pipeline,
+    printer: Printer<'a, W>,
+    packets: PcapCounters,
+}
+
+impl<'a, W: Write> Run<'a, W> {
+    fn new(args: &ReplayArgs, out: &'a mut W) -> Self {
+        let detail = if args.format == Format::Records { RecordDetail::All } else { RecordDetail::Contexts };
+        let settings = PipelineSettings {
+            observe: ObserveSettings {
+                detail,
+                propagators: args.propagators.clone(),
+                keys: args.keys,
+                headers: HeaderReading::All,
+                ..ObserveSettings::default()
+            },
+            ..PipelineSettings::default()
+        };
+        Self {
+            pipeline: Pipeline::new(settings),
+            printer: Printer { format: args.format, out, error: None, listed: Listed::default() },
+            packets: PcapCounters::default(),
+        }
+    }
+
+    fn file(&mut self, path: &PathBuf) -> Result<(), ReplayError> {
+        let name = path.display().to_string();
+        let reader: Box<dyn Read> = if path.as_os_str() == "-" {
+            Box::new(io::stdin().lock())
+        } else {
+            Box::new(File::open(path).map_err(|source| ReplayError::Open { file: name.clone(), source })?)
+        };
+        let mut source = PcapSource::open(BufReader::with_capacity(1 << 18, reader))
+            .map_err(|source| ReplayError::Capture { file: name.clone(), source })?;
+        let read = loop {
+            let Self { pipeline, printer, .. } = self;
+            match source.next_packet(&mut |event| pipeline.push(&event, printer)) {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        add(&mut self.packets, &source.counters());
+        read.map_err(|source| ReplayError::Capture { file: name, source })
+    }
+
+    fn finish(mut self) -> Result<ReplayStatus, ReplayError> {
+        self.pipeline.finish(&mut self.printer);
+        let counters = self.pipeline.counters();
+        self.printer.finish(&self.packets, &counters).map_err(ReplayError::Write)?;
+        Ok(if counters.connections_kafka > 0 { ReplayStatus::Decoded } else { ReplayStatus::NoKafka })
+    }
+}
+
+fn add(sum: &mut PcapCounters, file: &PcapCounters) {
+    sum.packets += file.packets;
+    sum.bytes += file.bytes;
+    sum.tcp += file.tcp;
+    sum.not_tcp += file.not_tcp;
+    sum.fragments += file.fragments;
+    sum.header_cut += file.header_cut;
+    sum.malformed += file.malformed;
+    sum.link_type += file.link_type;
+}
+
+struct Printer<'a, W> {
+    format: Format,
+    out: &'a mut W,
+    error: Option<io::Error>,
+    listed: Listed,
+}
+
+/// Records by topic and operation, for the summary.
+#[derive(Default)]
+struct Listed {
+    sent: std::collections::BTreeMap<String, u64>,
+    fetched: std::collections::BTreeMap<String, u64>,
+}
+
+impl<W: Write> Sink for Printer<'_, W> {
+    fn observation(&mut self, observation: Observation) {
+        match self.format {
+            Format::Records => {
+                if self.error.is_none() {
+                    self.error = crate::export::records::write_records(&observation, self.out).err();
+                }
+            }
+            Format::Summary => self.listed.take(&observation),
+            Format::Text | Format::OtlpJson => {}
+        }
+    }
+}
+
+impl Listed {
+    fn take(&mut self, observation: &Observation) {
+        let (table, topic, count) = match observation {
+            Observation::Sent(batch) => (&mut self.sent, &batch.topic, batch.record_count),
+            Observation::Fetched(batch) => (&mut self.fetched, &batch.topic, batch.delivered.delivered),
+            Observation::FetchFailed(_) | Observation::Commit(_) | Observation::Exchange(_) | Observation::Connection(_) => return,
+        };
+        let name = match (&topic.name, topic.id) {
+            (Some(name), _) => name.to_string(),
+            (None, Some(id)) => id.to_string(),
+            (None, None) => String::new(),
+        };
+        *table.entry(name).or_default() += u64::from(count);
+    }
+}
+
+impl<W: Write> Printer<'_, W> {
+    fn finish(&mut self, packets: &PcapCounters, counters: &Counters) -> io::Result<()> {
+        if let Some(error) = self.error.take() {
+            return Err(error);
+        }
+        if self.format == Format::Summary {
+            let summary = json!({
+                "packets": {
+                    "read": packets.packets, "bytes": packets.bytes, "tcp": packets.tcp, "not_tcp": packets.not_tcp,
+                    "fragments": packets.fragments, "header_cut": packets.header_cut, "malformed": packets.malformed,
+                    "link_type_unsupported": packets.link_type,
+                },
+                "connections": {
+                    "seen": counters.connections, "kafka": counters.connections_kafka,
+                    "encrypted": counters.connections_encrypted, "other": counters.connections_other,
+                },
+                "streams": {
+                    "bytes": counters.stream_bytes, "gaps": counters.stream_gaps, "gap_bytes": counters.stream_gap_bytes,
+                    "duplicate_bytes": counters.duplicate_bytes, "unframed_bytes": counters.unframed_bytes,
+                    "lost_sync": counters.lost_sync,
+                },
+                "frames": counters.frames,
+                "exchanges": counters.exchanges,
+                "records": {
+                    "sent": self.listed.sent, "fetched": self.listed.fetched, "other": counters.records,
+                },
+                "batches_not_read": counters.batches,
+                "contexts": { "malformed": counters.malformed_contexts, "repeated": counters.repeated_contexts },
+                "given_out_without_a_name": counters.held_too_long,
+            });
+            serde_json::to_writer_pretty(&mut *self.out, &summary)?;
+            self.out.write_all(b"\n")?;
+        }
+        self.out.flush()
+    }
+}
+
+/// Whether colour is wanted on this output.
+pub fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
