@@ -472,3 +472,195 @@ impl HealthMeter {
             .build();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData};
+
+    use super::*;
+    use crate::observe::{BatchHeader, Delivered, SentBatch};
+    use crate::telemetry::fixtures::{at, commit, connection, fetch_failure, fetched, operation, sent};
+
+    /// One line a data point, of all services: metric, value, attributes in alphabetical order.
+    fn lines(sources: &MetricSources) -> Vec<String> {
+        let mut lines = Vec::new();
+        sources.collect(&mut |metrics| lines.extend(show(metrics)));
+        lines.sort();
+        lines
+    }
+
+    fn show(metrics: &ResourceMetrics) -> Vec<String> {
+        let mut lines = Vec::new();
+        for metric in metrics.scope_metrics().flat_map(|scope| scope.metrics()) {
+            let head = format!("{} [{}]", metric.name(), metric.unit());
+            match metric.data() {
+                AggregatedMetrics::U64(MetricData::Sum(sum)) => {
+                    assert!(sum.is_monotonic());
+                    lines.extend(sum.data_points().map(|point| format!("{head} {}{}", point.value(), attributes(point.attributes()))));
+                }
+                AggregatedMetrics::F64(MetricData::Histogram(histogram)) => lines.extend(histogram.data_points().map(|point| {
+                    assert_eq!(point.bounds().collect::<Vec<_>>(), DURATION_BOUNDS);
+                    format!("{head} x{} {}{}", point.count(), point.sum(), attributes(point.attributes()))
+                })),
+                AggregatedMetrics::F64(MetricData::ExponentialHistogram(histogram)) => {
+                    lines.extend(histogram.data_points().map(|point| format!("{head} exponential x{}", point.count())));
+                }
+                other => panic!("not expected: {other:?}"),
+            }
+        }
+        lines
+    }
+
+    fn attributes<'a>(attributes: impl Iterator<Item = &'a KeyValue>) -> String {
+        let mut all: Vec<_> = attributes
+            .filter(|kv| !["messaging.system", "server.address", "server.port"].contains(&kv.key.as_str()))
+            .map(|kv| format!("{}={}", kv.key.as_str().trim_start_matches("messaging."), kv.value))
+            .collect();
+        all.sort();
+        all.iter().fold(String::new(), |mut text, kv| {
+            let _ = write!(text, " {kv}");
+            text
+        })
+    }
+
+    fn counted(observations: &[Observation]) -> Vec<String> {
+        let mut metrics = Metrics::new(MetricSettings::default());
+        observations.iter().for_each(|observation| metrics.observe(observation));
+        lines(&metrics.sources())
+    }
+
+    #[test]
+    fn messages_and_operations_are_counted_as_the_conventions_name_them() {
+        let failed = SentBatch { base_offset: None, outcome: Outcome::Error(29), ..sent(5, Vec::new()) };
+        let lines = counted(&[
+            Observation::Sent(sent(5, Vec::new())),
+            Observation::Sent(sent(7, Vec::new())),
+            Observation::Sent(failed),
+            Observation::Fetched(fetched(5, Vec::new())),
+            Observation::FetchFailed(fetch_failure(1, Outcome::Error(6))),
+            Observation::Commit(commit(1005)),
+        ]);
+        assert_eq!(
+            lines,
+            [
+                "messaging.client.consumed.messages [{message}] 5 consumer.group.name=billing destination.name=orders operation.name=fetch operation.type=receive",
+                "messaging.client.operation.duration [s] x1 0.001 consumer.group.name=billing destination.name=orders error.type=NOT_LEADER_OR_FOLLOWER operation.name=fetch operation.type=receive",
+                "messaging.client.operation.duration [s] x1 0.001 consumer.group.name=billing destination.name=orders operation.name=fetch operation.type=receive",
+                "messaging.client.operation.duration [s] x1 0.006 consumer.group.name=billing destination.name=orders operation.name=commit operation.type=settle",
+                "messaging.client.operation.duration [s] x1 0.006 destination.name=orders error.type=TOPIC_AUTHORIZATION_FAILED operation.name=send operation.type=send",
+                "messaging.client.operation.duration [s] x2 0.012 destination.name=orders operation.name=send operation.type=send",
+                "messaging.client.sent.messages [{message}] 12 destination.name=orders operation.name=send operation.type=send",
+                "messaging.client.sent.messages [{message}] 5 destination.name=orders error.type=TOPIC_AUTHORIZATION_FAILED operation.name=send operation.type=send",
+            ]
+        );
+    }
+
+    #[test]
+    fn several_batches_of_a_partition_are_one_operation() {
+        let one = fetched(5, Vec::new());
+        let mut next = one.clone();
+        next.header = BatchHeader { base_offset: 1005, ..next.header };
+        let mut other_partition = one.clone();
+        other_partition.partition = 4;
+        let mut aborted = one.clone();
+        aborted.delivered = Delivered { aborted: 5, ..Delivered::default() };
+        let lines = counted(&[one, next, other_partition, aborted].map(Observation::Fetched));
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].starts_with("messaging.client.consumed.messages [{message}] 15 "), "{lines:?}");
+        assert!(lines[1].starts_with("messaging.client.operation.duration [s] x2 "), "{lines:?}");
+    }
+
+    #[test]
+    fn only_the_clients_side_counts_and_unseen_answers_have_no_duration() {
+        let mut at_broker = sent(5, Vec::new());
+        at_broker.operation = Arc::new(Operation { connection: connection("10.0.0.7:50001", Side::Broker), ..operation(0, "shop", 10) });
+        let unseen = SentBatch { base_offset: None, outcome: Outcome::AnswerNotSeen, ..sent(5, Vec::new()) };
+        let lines = counted(&[Observation::Sent(at_broker), Observation::Sent(unseen)]);
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].starts_with("messaging.client.sent.messages [{message}] 5 "), "{lines:?}");
+        let off = MetricSettings { messaging: false, ..MetricSettings::default() };
+        let mut metrics = Metrics::new(off);
+        metrics.observe(&Observation::Sent(sent(5, Vec::new())));
+        assert!(self::lines(&metrics.sources()).is_empty());
+    }
+
+    #[test]
+    fn partitions_and_exponential_histograms_are_settings() {
+        let settings = MetricSettings { partition: true, exponential_histograms: true, ..MetricSettings::default() };
+        let mut metrics = Metrics::new(settings);
+        metrics.observe(&Observation::Sent(sent(5, Vec::new())));
+        let lines = lines(&metrics.sources());
+        assert!(lines[0].contains("exponential x1"), "{lines:?}");
+        assert!(lines[1].contains(" destination.partition.id=3 "), "{lines:?}");
+    }
+
+    #[test]
+    fn series_beyond_the_bound_go_to_the_overflow() {
+        let mut metrics = Metrics::new(MetricSettings { max_series: 4, ..MetricSettings::default() });
+        for i in 0..20 {
+            let mut batch = sent(1, Vec::new());
+            batch.topic.name = Some(format!("t{i}").into());
+            metrics.observe(&Observation::Sent(batch));
+        }
+        let lines = lines(&metrics.sources());
+        let sent: Vec<_> = lines.iter().filter(|line| line.starts_with(metric::CLIENT_SENT_MESSAGES)).collect();
+        assert_eq!(sent.len(), 5, "{sent:?}");
+        assert!(sent.iter().any(|line| line.ends_with("{message}] 16 otel.metric.overflow=true")), "{sent:?}");
+    }
+
+    #[test]
+    fn each_service_has_its_resource_and_forgotten_ones_a_last_reading() {
+        let from = |client: &str, ms| {
+            let mut batch = sent(1, Vec::new());
+            batch.operation = Arc::new(Operation { connection: connection(client, Side::Client), ..operation(0, "shop", ms) });
+            Observation::Sent(batch)
+        };
+        let mut metrics = Metrics::new(MetricSettings { max_services: 2, ..MetricSettings::default() });
+        for client in ["10.0.1.1:1", "10.0.1.2:1", "10.0.1.3:1", "10.0.1.2:2"] {
+            metrics.observe(&from(client, 10));
+        }
+        let read = |metrics: &Metrics| {
+            let mut instances = Vec::new();
+            metrics.sources().collect(&mut |read| {
+                assert_eq!(read.scope_metrics().next().unwrap().scope().name(), "kafka-tracer");
+                instances.push(read.resource().get(&"service.instance.id".into()).unwrap().to_string());
+            });
+            instances.sort();
+            instances
+        };
+        assert_eq!(read(&metrics), ["10.0.1.1", "10.0.1.2", "10.0.1.3"], "the third took the first's place, which is read once more");
+        assert_eq!(read(&metrics), ["10.0.1.2", "10.0.1.3"]);
+        metrics.tick(at(16).plus(IDLE));
+        assert_eq!(read(&metrics), ["10.0.1.2", "10.0.1.3"], "once more");
+        assert!(read(&metrics).is_empty());
+        assert_eq!(metrics.forgotten_services(), 0);
+    }
+
+    #[test]
+    fn health_counters_show_what_was_published_last() {
+        let resource = Resource::builder_empty().with_service_name("kafka-tracer").build();
+        let mut meter = HealthMeter::new(resource, &MetricSettings::default());
+        for factor in [1, 10] {
+            let mut health = HealthSnapshot::default();
+            health.add(metric::STREAM_GAPS, 2 * factor);
+            health.add_by(metric::CAPTURE_LOST, semconv::REASON, "ring_full", 3 * factor);
+            health.add_by(metric::CAPTURE_LOST, semconv::REASON, format!("cut_{}", 1), 4 * factor);
+            meter.publish(health);
+        }
+        let mut metrics = ResourceMetrics::default();
+        meter.collect(&mut metrics).unwrap();
+        let mut lines = show(&metrics);
+        lines.sort();
+        assert_eq!(
+            lines,
+            [
+                "kafka_tracer.capture.lost [By] 30 reason=ring_full",
+                "kafka_tracer.capture.lost [By] 40 reason=cut_1",
+                "kafka_tracer.stream.gaps [{gap}] 20",
+            ]
+        );
+        assert_eq!(metrics.resource().get(&"service.name".into()), Some("kafka-tracer".into()));
+    }
+}

@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod coordinates;
+#[cfg(test)]
+mod fixtures;
 mod health;
 mod ids;
 mod joins;
@@ -22,31 +24,15 @@ pub use settings::{Coordinates, FetchKind, FetchType, IdSeed, Root, Sampler, Sco
 pub use span::{EndToEnd, FinishedSpan, Joined, OperationName, ResourceKey, SentClock, Summary};
 pub use spans::{SpanCounters, Telemetry};
 
+use crate::kafka::errors;
 use crate::observe::Outcome;
 
 /// `error.type` of an outcome; `None` is no error. `DUPLICATE_SEQUENCE_NUMBER` is none: the broker has the batch already.
 pub fn error_type(outcome: Outcome) -> Option<&'static str> {
     match outcome {
-        Outcome::Success | Outcome::Unacknowledged | Outcome::AnswerNotSeen | Outcome::Error(DUPLICATE_SEQUENCE_NUMBER) => None,
-        Outcome::Error(code) => Some(kafka_error_name(code)),
+        Outcome::Error(code) if code != errors::NONE && code != errors::DUPLICATE_SEQUENCE_NUMBER => Some(errors::name(code)),
         Outcome::ConnectionClosed => Some(semconv::error::CONNECTION_CLOSED),
         Outcome::NoResponse => Some(semconv::error::NO_RESPONSE),
-    }
-}
-
-/// Kafka's number of the error that says "sent before, and stored".
-const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
-
-/// Kafka's name of an error code.
-fn kafka_error_name(code: i16) -> &'static str {
-    // The few that tests need; the table of the decoder replaces this.
-    match code {
-        3 => "UNKNOWN_TOPIC_OR_PARTITION",
-        6 => "NOT_LEADER_OR_FOLLOWER",
-        7 => "REQUEST_TIMED_OUT",
-        19 => "NOT_ENOUGH_REPLICAS",
-        29 => "TOPIC_AUTHORIZATION_FAILED",
-        100 => "UNKNOWN_TOPIC_ID",
-        _ => "_OTHER",
+        Outcome::Success | Outcome::Unacknowledged | Outcome::AnswerNotSeen | Outcome::Error(_) => None,
     }
 }
