@@ -64,7 +64,7 @@ fn account(version: &str, protocol: Protocol, codecs: &[&str], records: usize) -
     for told in &told {
         check_topic(told, &spans).with_context(|| format!("topic {} on Kafka {version}", told.topic))?;
     }
-    check_counters(&told, &collector.metrics()?)
+    check_counters(&told, &collector)
 }
 
 /// All languages at once: each producer's topic is read by a group of its own language and by one of the next.
@@ -191,39 +191,17 @@ fn check_join(group: &str, sends: &[&Span], fetches: &[&Span]) -> Result<()> {
 }
 
 /// The counters say the same as the spans, and that nothing was lost.
-fn check_counters(told: &[Told], requests: &[serde_json::Value]) -> Result<()> {
-    let newest = newest_points(requests);
-    let lost: f64 = newest.iter().filter(|((metric, _), _)| metric == "kafka_tracer.capture.lost").map(|(_, value)| value).sum();
+fn check_counters(told: &[Told], collector: &Collector) -> Result<()> {
+    let lost = collector.counted("kafka_tracer.capture.lost", "")?;
     anyhow::ensure!(lost == 0.0, "{lost} events or bytes lost on their way from the kernel");
     for told in told {
-        let counted = |metric: &str| -> f64 {
-            let topic = format!("\"{}\"", told.topic);
-            newest.iter().filter(|((name, series), _)| name == metric && series.contains(&topic)).map(|(_, value)| value).sum()
-        };
         let fetched: usize = told.fetched.values().map(Vec::len).sum();
         for (metric, records) in [("messaging.client.sent.messages", told.sent.len()), ("messaging.client.consumed.messages", fetched)] {
-            let (counted, records) = (counted(metric), f64::from(u32::try_from(records)?));
+            let (counted, records) = (collector.counted(metric, &told.topic)?, f64::from(u32::try_from(records)?));
             anyhow::ensure!((counted - records).abs() < 0.5, "{metric} of {} is {counted}, not {records}", told.topic);
         }
     }
     Ok(())
-}
-
-/// The newest value of each cumulative sum, by metric and series (resource and attributes as JSON).
-fn newest_points(requests: &[serde_json::Value]) -> BTreeMap<(String, String), f64> {
-    let list = |value: &serde_json::Value, name: &str| value.get(name).and_then(|list| list.as_array()).cloned().unwrap_or_default();
-    let mut newest = BTreeMap::new();
-    for resource in requests.iter().flat_map(|request| list(request, "resourceMetrics")) {
-        for metric in list(&resource, "scopeMetrics").iter().flat_map(|scope| list(scope, "metrics")) {
-            let name = metric["name"].as_str().unwrap_or_default().to_owned();
-            for point in list(&metric["sum"], "dataPoints") {
-                let series = format!("{} {}", resource["resource"], point["attributes"]);
-                let whole = point["asInt"].as_str().and_then(|digits| digits.parse().ok());
-                newest.insert((name.clone(), series), whole.or(point["asDouble"].as_f64()).unwrap_or(0.0));
-            }
-        }
-    }
-    newest
 }
 
 struct Carried {

@@ -6,6 +6,7 @@
 
 mod accounting;
 mod collector;
+mod deploy;
 mod lab;
 mod lifecycle;
 
