@@ -5,6 +5,7 @@
 //! toolchain.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod build;
 pub mod checks;
 pub mod demo;

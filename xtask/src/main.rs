@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use xtask::build::{self, Profile};
 use xtask::checks::{self, Tests};
-use xtask::{demo, setup, step};
+use xtask::{bench, demo, setup, step};
 
 /// The jobs of the kafka-tracer project. Each installs what it needs by itself; tools are kept under the user's cache directory.
 #[derive(Parser)]
@@ -53,8 +53,26 @@ enum Job {
     },
     /// Check formatting, lints, documentation, and the licences of the dependencies.
     Lint,
+    /// Measure: the line in memory, or (`bench live`, root) what the tracer costs a producer at full load.
+    Bench {
+        #[command(subcommand)]
+        kind: Option<Benchmark>,
+    },
     /// Everything that must hold before a commit: `lint`, then `test`.
     Ci,
+}
+
+#[derive(Subcommand)]
+enum Benchmark {
+    /// A producer at full load with the tracer and without, in turn: throughput, CPU, bytes lost.
+    Live {
+        /// How many pairs of runs.
+        #[arg(long, default_value_t = 10)]
+        pairs: usize,
+        /// Records of 1 KiB in each run.
+        #[arg(long, default_value_t = 1_000_000)]
+        records: u32,
+    },
 }
 
 fn main() -> ExitCode {
@@ -93,6 +111,8 @@ fn run(job: Job) -> Result<()> {
         Job::Test { only_live: true, filter, .. } => checks::test(Tests::Live, &filter),
         Job::Test { filter, .. } => checks::test(Tests::All, &filter),
         Job::Lint => checks::lint(),
+        Job::Bench { kind: None } => bench::offline(),
+        Job::Bench { kind: Some(Benchmark::Live { pairs, records }) } => bench::live(bench::Live { pairs, records }),
         Job::Ci => {
             checks::lint()?;
             checks::test(Tests::All, &[])

@@ -81,6 +81,14 @@ impl Broker {
     pub fn create_topic_with(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) -> Result<()> {
         wire::create_topic(self.port, topic, partitions, settings).with_context(|| format!("cannot create topic {topic}"))
     }
+
+    /// Deletes a topic.
+    ///
+    /// # Errors
+    /// If the broker refuses.
+    pub fn delete_topic(&self, topic: &str) -> Result<()> {
+        wire::delete_topic(self.port, topic).with_context(|| format!("cannot delete topic {topic}"))
+    }
 }
 
 fn java(distribution: &Distribution) -> Command {
@@ -123,6 +131,7 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 log.cleaner.enable=false
+log.segment.delete.delay.ms=1000
 ",
         data.display()
     )

@@ -1,6 +1,7 @@
 //! A real OpenTelemetry Collector that writes what it receives to a file.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -123,6 +124,16 @@ impl Collector {
         self.requests("metrics.json")
     }
 
+    /// The sum of a counter's newest values over all series whose attributes name `word` (empty: over all).
+    ///
+    /// # Errors
+    /// If the file holds something else than JSON.
+    pub fn counted(&self, metric: &str, word: &str) -> Result<f64> {
+        let quoted = format!("\"{word}\"");
+        let points = newest_points(&self.metrics()?, metric);
+        Ok(points.iter().filter(|(series, _)| word.is_empty() || series.contains(&quoted)).map(|(_, value)| value).sum())
+    }
+
     fn requests(&self, file: &str) -> Result<Vec<Value>> {
         let text = fs::read_to_string(self.dir.join(file)).unwrap_or_default();
         // The last line may be half written while the Collector runs.
@@ -164,5 +175,42 @@ service:
       exporters: [debug, file/metrics]
 "
         )
+    }
+}
+
+/// The newest value of each series of a cumulative sum; a series is its resource and attributes, as JSON.
+fn newest_points(requests: &[Value], metric: &str) -> BTreeMap<String, f64> {
+    let list = |value: &Value, name: &str| value.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+    let field = |value: &Value, name: &str| value.get(name).cloned().unwrap_or_default();
+    let mut newest = BTreeMap::new();
+    for resource in requests.iter().flat_map(|request| list(request, "resourceMetrics")) {
+        let metrics = list(&resource, "scopeMetrics").into_iter().flat_map(|scope| list(&scope, "metrics"));
+        for found in metrics.filter(|found| found.get("name").and_then(Value::as_str) == Some(metric)) {
+            for point in list(&field(&found, "sum"), "dataPoints") {
+                let series = format!("{} {}", field(&resource, "resource"), field(&point, "attributes"));
+                let whole = point.get("asInt").and_then(Value::as_str).and_then(|digits| digits.parse().ok());
+                let value = whole.or_else(|| point.get("asDouble").and_then(Value::as_f64));
+                newest.insert(series, value.unwrap_or(0.0));
+            }
+        }
+    }
+    newest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::newest_points;
+
+    #[test]
+    fn of_a_cumulative_series_the_newest_value_counts() {
+        let request = |service: &str, value: &str| {
+            serde_json::json!({"resourceMetrics": [{
+                "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": service}}]},
+                "scopeMetrics": [{"metrics": [
+                    {"name": "sent", "sum": {"dataPoints": [{"attributes": [], "asInt": value}]}},
+                    {"name": "other", "sum": {"dataPoints": [{"attributes": [], "asInt": "99"}]}}]}]}]})
+        };
+        let points = newest_points(&[request("a", "1"), request("b", "10"), request("a", "3")], "sent");
+        assert_eq!(points.into_values().collect::<Vec<_>>(), [3.0, 10.0]);
     }
 }

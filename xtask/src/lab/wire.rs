@@ -1,4 +1,4 @@
-//! The two Kafka requests that the lab itself makes: "are you there" and "make this topic".
+//! The Kafka requests that the lab itself makes: "are you there", "make this topic", "drop it".
 #![forbid(unsafe_code)]
 
 use std::io::{Read, Write};
@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 const API_VERSIONS: i16 = 18;
 const CREATE_TOPICS: i16 = 19;
+const DELETE_TOPICS: i16 = 20;
 const TOPIC_ALREADY_EXISTS: i16 = 36;
 /// An answer larger than this is not one to our requests.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
@@ -42,6 +43,20 @@ pub(super) fn create_topic(port: u16, topic: &str, partitions: i32, settings: &[
         Some(0) => Ok(()),
         Some(TOPIC_ALREADY_EXISTS) => bail!("topic {topic} exists already"),
         other => bail!("the broker refused topic {topic} with error {other:?}"),
+    }
+}
+
+/// Deletes a topic; its files go a little later.
+pub(super) fn delete_topic(port: u16, topic: &str) -> Result<()> {
+    // DeleteTopics v1: [name] timeout; answered by throttle_time_ms [name error_code]
+    let mut body = Vec::new();
+    body.extend(1_i32.to_be_bytes());
+    string(&mut body, topic)?;
+    body.extend(10_000_i32.to_be_bytes());
+    let answer = exchange(port, DELETE_TOPICS, 1, &body)?;
+    match answer.last_chunk::<2>().copied().map(i16::from_be_bytes) {
+        Some(0) => Ok(()),
+        other => bail!("the broker refused to delete {topic} with error {other:?}"),
     }
 }
 
