@@ -186,3 +186,56 @@ const TABLE: &[ApiVersions] = &[
     row(93, "StreamsGroupTopologyDescriptionUpdate", 0, 0, NEVER, false),
     row(94, "UnregisterController", 0, 0, NEVER, false),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `ApiKeys.requestHeaderVersion` and `responseHeaderVersion` of `kafka-clients` 4.4.0 (and of 3.9.1 for what
+    /// 4.x dropped) say: a line of key, name, and `request/response` per version from 0 on.
+    const HEADER_VERSIONS: &str = include_str!("../../tests/data/kafka-header-versions.txt");
+
+    /// shotover/shotover-proxy#1056, build-trust/ockam#4407, KAFKA-14935: the header version is not in the bytes.
+    #[test]
+    fn every_key_and_version_has_the_header_versions_kafka_gives_it() {
+        let mut keys = 0;
+        for (key, line) in HEADER_VERSIONS.lines().enumerate() {
+            let mut words = line.split(' ');
+            let api_key: i16 = words.next().unwrap().parse().unwrap();
+            assert_eq!(usize::try_from(api_key).unwrap(), key, "a line for each key");
+            let row = lookup(api_key).unwrap();
+            assert_eq!(Some(row.name), words.next());
+            let mut newest = -1;
+            for (api_version, expected) in (0_i16..).zip(words) {
+                let ours = format!("{}/{}", row.request_header_version(api_version), row.response_header_version(api_version));
+                assert_eq!(ours, expected, "{} v{api_version}", row.name);
+                newest = api_version;
+            }
+            assert_eq!(row.versions, 0..=newest, "{}", row.name);
+            keys += 1;
+        }
+        assert_eq!(keys, all().len());
+    }
+
+    #[test]
+    fn what_no_kafka_has_is_not_in_the_table() {
+        for api_key in [-1, 95, 24706, i16::MIN, i16::MAX] {
+            assert_eq!(lookup(api_key), None);
+            assert_eq!(name(api_key), "_OTHER");
+        }
+    }
+
+    /// The crate `kafka-protocol` was generated from the schemas of 4.1: a second opinion on what flexible means.
+    #[test]
+    fn the_table_agrees_with_another_reading_of_the_schemas() {
+        for row in all() {
+            let Ok(api_key) = kafka_protocol::messages::ApiKey::try_from(row.api_key) else { continue };
+            let range = api_key.valid_versions();
+            assert!(range.max <= *row.versions.end(), "{}", row.name);
+            for api_version in range.min..=range.max {
+                assert_eq!(row.request_header_version(api_version), api_key.request_header_version(api_version), "{}", row.name);
+                assert_eq!(row.response_header_version(api_version), api_key.response_header_version(api_version), "{}", row.name);
+            }
+        }
+    }
+}

@@ -24,6 +24,11 @@ impl<'a> Wire<'a> for TopicRef<'a> {
         }
         Ok(())
     }
+
+    #[cfg(test)]
+    fn show(&self, shape: Shape) -> serde_json::Value {
+        if shape.topic_ids { self.topic_id.show(shape) } else { self.name.show(shape) }
+    }
 }
 
 /// Bytes of which only the number is kept: credentials, assignments, pushed metrics.
@@ -38,6 +43,11 @@ impl<'a> Wire<'a> for Opaque {
         self.bytes = array_length(reader, shape)?.unwrap_or(0);
         reader.skip(self.bytes)
     }
+
+    #[cfg(test)]
+    fn show(&self, _: Shape) -> serde_json::Value {
+        self.bytes.into()
+    }
 }
 
 /// An array of 32-bit numbers of which only the count is kept (replicas).
@@ -51,6 +61,11 @@ impl<'a> Wire<'a> for Int32Count {
     fn read_into(&mut self, reader: &mut Reader<'a>, shape: Shape) -> Result<(), DecodeError> {
         self.count = array_length(reader, shape)?.unwrap_or(0);
         reader.skip(self.count.saturating_mul(4))
+    }
+
+    #[cfg(test)]
+    fn show(&self, _: Shape) -> serde_json::Value {
+        self.count.into()
     }
 }
 

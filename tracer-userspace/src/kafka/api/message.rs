@@ -36,6 +36,10 @@ pub(crate) trait Wire<'a>: Default {
     fn is_worth_keeping(&self) -> bool {
         false
     }
+
+    /// The value as Kafka's own JSON form of messages shows it, to hold it against what Kafka wrote.
+    #[cfg(test)]
+    fn show(&self, shape: Shape) -> serde_json::Value;
 }
 
 /// Declares a message or a part of one: `field: type = default, versions;` in wire order, then the tagged ones with their
@@ -94,6 +98,22 @@ macro_rules! message {
             }
 
             $( fn is_worth_keeping(&self) -> bool { let $this = self; $keep } )?
+
+            #[cfg(test)]
+            fn show(&self, shape: $crate::kafka::api::message::Shape) -> serde_json::Value {
+                let mut fields = serde_json::Map::new();
+                $(
+                    if ($versions).contains(&shape.version) {
+                        fields.insert(stringify!($field).to_owned(), $crate::kafka::api::message::Wire::show(&self.$field, shape));
+                    }
+                )*
+                $( $(
+                    if ($tagged_versions).contains(&shape.version) && self.$tagged != Self::default().$tagged {
+                        fields.insert(stringify!($tagged).to_owned(), $crate::kafka::api::message::Wire::show(&self.$tagged, shape));
+                    }
+                )* )?
+                serde_json::Value::Object(fields)
+            }
         }
 
         /// A nullable structure: a byte before it says whether it is there.
@@ -107,6 +127,11 @@ macro_rules! message {
                     $crate::kafka::api::message::Wire::read_into(self.insert(Default::default()), reader, shape)?;
                 }
                 Ok(())
+            }
+
+            #[cfg(test)]
+            fn show(&self, shape: $crate::kafka::api::message::Shape) -> serde_json::Value {
+                self.as_ref().map_or(serde_json::Value::Null, |it| $crate::kafka::api::message::Wire::show(it, shape))
             }
         }
     };
@@ -122,6 +147,11 @@ macro_rules! number {
                 *self = reader.$type()?;
                 Ok(())
             }
+
+            #[cfg(test)]
+            fn show(&self, _: Shape) -> serde_json::Value {
+                (*self).into()
+            }
         }
     )* };
 }
@@ -132,12 +162,22 @@ impl<'a> Wire<'a> for bool {
         *self = reader.i8()? != 0;
         Ok(())
     }
+
+    #[cfg(test)]
+    fn show(&self, _: Shape) -> serde_json::Value {
+        (*self).into()
+    }
 }
 
 impl<'a> Wire<'a> for &'a str {
     fn read_into(&mut self, reader: &mut Reader<'a>, shape: Shape) -> Result<(), DecodeError> {
         *self = reader.text(shape.of_text())?.ok_or_else(|| reader.invalid("null where no null may be"))?;
         Ok(())
+    }
+
+    #[cfg(test)]
+    fn show(&self, _: Shape) -> serde_json::Value {
+        (*self).into()
     }
 }
 
@@ -146,12 +186,22 @@ impl<'a> Wire<'a> for Option<&'a str> {
         *self = reader.text(shape.of_text())?;
         Ok(())
     }
+
+    #[cfg(test)]
+    fn show(&self, _: Shape) -> serde_json::Value {
+        (*self).into()
+    }
 }
 
 impl<'a> Wire<'a> for Option<TopicId> {
     fn read_into(&mut self, reader: &mut Reader<'a>, _: Shape) -> Result<(), DecodeError> {
         *self = reader.topic_id()?;
         Ok(())
+    }
+
+    #[cfg(test)]
+    fn show(&self, _: Shape) -> serde_json::Value {
+        self.map_or("AAAAAAAAAAAAAAAAAAAAAA".to_owned(), |id| id.to_string()).into()
     }
 }
 
@@ -163,6 +213,11 @@ impl<'a> Wire<'a> for Option<Payload<'a>> {
             None => None,
         };
         Ok(())
+    }
+
+    #[cfg(test)]
+    fn show(&self, _: Shape) -> serde_json::Value {
+        self.map(|records| records.bytes.to_vec()).into()
     }
 }
 
@@ -180,6 +235,11 @@ impl<'a, T: Wire<'a>> Wire<'a> for Vec<T> {
         }
         Ok(())
     }
+
+    #[cfg(test)]
+    fn show(&self, shape: Shape) -> serde_json::Value {
+        self.iter().map(|element| element.show(shape)).collect()
+    }
 }
 
 /// An array whose null means something else than empty.
@@ -193,6 +253,11 @@ impl<'a, T: Wire<'a>> Wire<'a> for Option<Vec<T>> {
             elements.push(element);
         }
         Ok(())
+    }
+
+    #[cfg(test)]
+    fn show(&self, shape: Shape) -> serde_json::Value {
+        self.as_ref().map_or(serde_json::Value::Null, |elements| elements.show(shape))
     }
 }
 

@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 mod common;
+#[cfg(test)]
+mod golden_tests;
 mod header;
 mod message;
 
@@ -65,6 +67,26 @@ macro_rules! apis {
                     (Response::$api(message), damage)
                 } )*
                 _ => (Response::Other, None),
+            }
+        }
+
+        #[cfg(test)]
+        impl Request<'_> {
+            fn show(&self, shape: Shape) -> serde_json::Value {
+                match self {
+                    $( Self::$api(message) => message.show(shape), )*
+                    Self::Other => serde_json::Value::Null,
+                }
+            }
+        }
+
+        #[cfg(test)]
+        impl Response<'_> {
+            fn show(&self, shape: Shape) -> serde_json::Value {
+                match self {
+                    $( Self::$api(message) => message.show(shape), )*
+                    Self::Other => serde_json::Value::Null,
+                }
             }
         }
 
