@@ -76,7 +76,7 @@ pub(super) struct Learnt {
     topics: LruCache<TopicId, Arc<str>>,
     brokers: LruCache<SocketAddr, Broker>,
     clients: LruCache<ClientKey, Client>,
-    /// Counts up with every new fact: who waits for one looks again only then.
+    /// Counts up with every new name of a topic or a cluster: who waits for one looks again only then.
     generation: u64,
 }
 
@@ -164,7 +164,6 @@ impl Learnt {
             client.memberships.remove(oldest);
         }
         client.memberships.push(Membership { group: Arc::clone(group), connection_id: peer.connection_id, pid: peer.pid, ended: false });
-        self.generation += 1;
     }
 
     /// The client left the group.

@@ -356,19 +356,18 @@ struct Emit<'a> {
 }
 
 impl Emit<'_> {
-    /// Gives an observation out, or holds it while it lacks a name that may still come.
+    /// Gives an observation out, or holds it while it waits for something.
     fn give(&mut self, observation: Observation) {
-        let mut observation = observation;
-        if hold::complete(&mut observation, self.learnt) {
-            (self.sink)(observation);
-        } else if let Some(given_up) = self.hold.add(observation, self.now) {
-            self.counters.held_too_long += 1;
-            (self.sink)(given_up);
-        }
+        self.counters.held_too_long += self.hold.give(observation, self.now, self.learnt, self.sink);
+    }
+
+    /// What became of a batch that was being sent is told: fetches may have waited for it.
+    fn sent(&mut self, key: &hold::SendKey) {
+        self.hold.sent(key, self.learnt, self.sink);
     }
 
     fn release_completed(&mut self) {
-        self.hold.release_completed(self.learnt, self.sink);
+        self.hold.release_completed(self.now, self.learnt, self.sink);
     }
 
     fn release_expired(&mut self) {

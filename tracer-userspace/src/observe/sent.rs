@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use super::batch::ReadBatch;
 use super::history::{Attempt, History};
+use super::hold::SendKey;
+use super::learn::Learnt;
 use super::{Answered, Emit, Observation, Observer, Operation, Outcome, SentBatch, Topic, outcome, topic};
 use crate::counters::Counters;
 use crate::kafka::api::produce::{PartitionProduceResponse, ProduceRequest, ProduceResponse};
@@ -48,6 +50,11 @@ impl Observer {
                             let read = self.batches.read(&batch, &topic, at, None, counters);
                             let draft = Draft { topic: topic.clone(), partition: partition.index, records_before, batch: read };
                             records_before += i64::from(draft.batch.record_count);
+                            if request.acks != 0
+                                && let Some(key) = draft.key(&mut self.learnt)
+                            {
+                                self.hold.sending(key);
+                            }
                             batches.push(draft);
                         }
                         Item::PartialTail { .. } => counters.batch("partial_tail"),
@@ -72,6 +79,7 @@ pub(super) fn answered(
     for draft in batches {
         let partition = partition_response(response, &draft);
         let outcome = partition.map_or(Outcome::AnswerNotSeen, |p| outcome(p.error_code));
+        let key = draft.key(emit.learnt);
         let mut sent = draft.into_sent(&answered.operation, acks, transactional_id.clone(), outcome, history);
         if let Some(partition) = partition {
             if partition.error_code == 0 && partition.base_offset >= 0 {
@@ -82,7 +90,7 @@ pub(super) fn answered(
             }
             sent.0.refused_records = partition.record_errors.iter().map(|e| e.batch_index).collect();
         }
-        emit.give(Observation::Sent(sent.0));
+        give(sent.0, key, emit);
     }
 }
 
@@ -90,8 +98,16 @@ pub(super) fn answered(
 pub(super) fn unanswered(state: ProduceState, outcome: Outcome, operation: &Arc<Operation>, history: &mut History, emit: &mut Emit<'_>) {
     let ProduceState { acks, transactional_id, batches } = state;
     for draft in batches {
+        let key = draft.key(emit.learnt);
         let (sent, _) = draft.into_sent(operation, acks, transactional_id.clone(), outcome, history);
-        emit.give(Observation::Sent(sent));
+        give(sent, key, emit);
+    }
+}
+
+fn give(sent: SentBatch, key: Option<SendKey>, emit: &mut Emit<'_>) {
+    emit.give(Observation::Sent(sent));
+    if let Some(key) = key {
+        emit.sent(&key);
     }
 }
 
@@ -103,6 +119,12 @@ fn partition_response<'r>(response: &'r ProduceResponse<'_>, draft: &Draft) -> O
 }
 
 impl Draft {
+    /// How a fetch of the same batch would call it.
+    fn key(&self, learnt: &mut Learnt) -> Option<SendKey> {
+        let name = self.topic.name.clone().or_else(|| learnt.topic_name(self.topic.id?));
+        SendKey::new(&Topic { name, id: self.topic.id }, self.partition, &self.batch.header)
+    }
+
     /// The observation, and the number of records before it in its partition.
     fn into_sent(
         self,
