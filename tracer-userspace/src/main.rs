@@ -2,11 +2,11 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tracer_userspace::replay::{ReplayArgs, ReplayStatus, replay};
+use tracer_userspace::replay::{ReplayArgs, ReplayError, ReplayStatus, replay};
 
 /// Shows what happens to Kafka messages on this host, without touching a program.
 #[derive(Parser)]
@@ -27,7 +27,7 @@ enum Command {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Replay(args) => run_replay(&args),
+        Command::Replay(args) => run_replay(&ReplayArgs { terminal: io::stdout().is_terminal(), ..args }),
     }
 }
 
@@ -42,6 +42,8 @@ fn run_replay(args: &ReplayArgs) -> ExitCode {
             eprintln!("kafka-tracer: no Kafka in the capture that can be read (`--format summary` tells what was seen)");
             ExitCode::from(2)
         }
+        // Whoever read the listing has seen enough (`| head`).
+        Err(ReplayError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("kafka-tracer: {}", chain(&error));
             ExitCode::FAILURE

@@ -4,18 +4,24 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, IsTerminal, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use crate::counters::Counters;
+use crate::export::otlp_json::OtlpJson;
+use crate::export::records::write_records;
+use crate::export::text::{Text, may_colour};
 use crate::kafka::context::Propagators;
-use crate::observe::{HeaderReading, Observation, ObserveSettings, RecordDetail};
+use crate::observe::{HeaderReading, Observation, ObserveSettings, RecordDetail, Side};
 use crate::pipeline::{Pipeline, PipelineSettings, Sink};
 use crate::source::pcap::{PcapCounters, PcapError, PcapSource};
+use crate::source::{CaptureEvent, SocketKey};
+use crate::telemetry::{HealthSnapshot, IdSeed, Scope, SpanSettings, Telemetry};
 
 /// What `replay` was asked for.
 #[derive(Args, Clone, Debug)]
@@ -26,12 +32,40 @@ pub struct ReplayArgs {
     /// What to print
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
+    /// Which records get a span of their own
+    #[arg(long, value_enum, default_value_t = ScopeArg::Auto)]
+    pub scope: ScopeArg,
     /// Print records' keys too (they may be personal data)
     #[arg(long)]
     pub keys: bool,
     /// Whose trace contexts to read from record headers, the first valid one wins: tracecontext, b3, b3multi, jaeger, xray
     #[arg(long, value_name = "LIST", env = "OTEL_PROPAGATORS", default_value = "tracecontext,baggage")]
     pub propagators: Propagators,
+    /// The listing goes to a terminal, and may be coloured
+    #[arg(skip)]
+    pub terminal: bool,
+}
+
+/// Which records get a span of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ScopeArg {
+    /// Those that carry a sampled trace context; the rest of a batch shares one
+    #[default]
+    Auto,
+    /// None: one span per batch
+    Batch,
+    /// All
+    Record,
+}
+
+impl From<ScopeArg> for Scope {
+    fn from(scope: ScopeArg) -> Self {
+        match scope {
+            ScopeArg::Auto => Self::Auto,
+            ScopeArg::Batch => Self::Batch,
+            ScopeArg::Record => Self::Record,
+        }
+    }
 }
 
 /// What `replay` prints.
@@ -87,7 +121,7 @@ pub enum ReplayError {
 ///
 /// # Errors
 /// When a file cannot be read as a capture; what was good before the damage is listed all the same.
-pub fn replay(args: &ReplayArgs, out: &mut impl Write) -> Result<ReplayStatus, ReplayError> {
+pub fn replay(args: &ReplayArgs, out: impl Write) -> Result<ReplayStatus, ReplayError> {
     let mut run = Run::new(args, out);
     let mut failed = None;
     for file in &args.files {
@@ -100,15 +134,18 @@ pub fn replay(args: &ReplayArgs, out: &mut impl Write) -> Result<ReplayStatus, R
     failed.map_or(Ok(status), Err)
 }
 
-struct Run<'a, W> {
+struct Run<W: Write> {
     pipeline: Pipeline,
-    printer: Printer<'a, W>,
+    printer: Printer<W>,
     packets: PcapCounters,
 }
 
-impl<'a, W: Write> Run<'a, W> {
-    fn new(args: &ReplayArgs, out: &'a mut W) -> Self {
-        let detail = if args.format == Format::Records { RecordDetail::All } else { RecordDetail::Contexts };
+impl<W: Write> Run<W> {
+    fn new(args: &ReplayArgs, out: W) -> Self {
+        let detail = match (args.format, args.scope) {
+            (Format::Records, _) | (_, ScopeArg::Record) => RecordDetail::All,
+            (Format::Text | Format::OtlpJson | Format::Summary, ScopeArg::Auto | ScopeArg::Batch) => RecordDetail::Contexts,
+        };
         let settings = PipelineSettings {
             observe: ObserveSettings {
                 detail,
@@ -119,11 +156,7 @@ impl<'a, W: Write> Run<'a, W> {
             },
             ..PipelineSettings::default()
         };
-        Self {
-            pipeline: Pipeline::new(settings),
-            printer: Printer { format: args.format, out, error: None, listed: Listed::default() },
-            packets: PcapCounters::default(),
-        }
+        Self { pipeline: Pipeline::new(settings), printer: Printer::new(args, out), packets: PcapCounters::default() }
     }
 
     fn file(&mut self, path: &PathBuf) -> Result<(), ReplayError> {
@@ -137,9 +170,13 @@ impl<'a, W: Write> Run<'a, W> {
             .map_err(|source| ReplayError::Capture { file: name.clone(), source })?;
         let read = loop {
             let Self { pipeline, printer, .. } = self;
-            match source.next_packet(&mut |event| pipeline.push(&event, printer)) {
-                Ok(true) => {}
-                Ok(false) => break Ok(()),
+            let more = source.next_packet(&mut |event| {
+                printer.begin(&event);
+                pipeline.push(&event, printer);
+            });
+            match more {
+                Ok(true) if self.printer.error.is_none() => {}
+                Ok(_) => break Ok(()),
                 Err(error) => break Err(error),
             }
         };
@@ -166,30 +203,56 @@ fn add(sum: &mut PcapCounters, file: &PcapCounters) {
     sum.link_type += file.link_type;
 }
 
-struct Printer<'a, W> {
-    format: Format,
-    out: &'a mut W,
+struct Printer<W: Write> {
+    listing: Listing<W>,
+    spans: SpanSettings,
+    /// Made at the first packet, whose bytes seed its ids.
+    telemetry: Option<Telemetry>,
     error: Option<io::Error>,
-    listed: Listed,
+}
+
+enum Listing<W: Write> {
+    Text(Text<W>),
+    Records(W),
+    OtlpJson(OtlpJson<W>),
+    Summary(W, Listed),
+    /// Finished.
+    Done,
 }
 
 /// Records by topic and operation, for the summary.
 #[derive(Default)]
 struct Listed {
-    sent: std::collections::BTreeMap<String, u64>,
-    fetched: std::collections::BTreeMap<String, u64>,
+    sent: BTreeMap<String, u64>,
+    fetched: BTreeMap<String, u64>,
 }
 
-impl<W: Write> Sink for Printer<'_, W> {
+impl<W: Write> Sink for Printer<W> {
     fn observation(&mut self, observation: Observation) {
-        match self.format {
-            Format::Records => {
-                if self.error.is_none() {
-                    self.error = crate::export::records::write_records(&observation, self.out).err();
+        let Self { listing, telemetry, error, .. } = self;
+        if error.is_some() {
+            return;
+        }
+        let mut note = |result: io::Result<()>| {
+            if let Err(failed) = result {
+                error.get_or_insert(failed);
+            }
+        };
+        match listing {
+            Listing::Records(out) => note(write_records(&observation, out)),
+            Listing::Summary(_, listed) => listed.take(&observation),
+            Listing::Text(text) => {
+                text.observe(&observation);
+                if let Some(telemetry) = telemetry {
+                    telemetry.observe(&observation, &mut |span| note(text.span(&span)));
                 }
             }
-            Format::Summary => self.listed.take(&observation),
-            Format::Text | Format::OtlpJson => {}
+            Listing::OtlpJson(json) => {
+                if let Some(telemetry) = telemetry {
+                    telemetry.observe(&observation, &mut |span| note(json.export(span)));
+                }
+            }
+            Listing::Done => {}
         }
     }
 }
@@ -210,44 +273,76 @@ impl Listed {
     }
 }
 
-impl<W: Write> Printer<'_, W> {
+impl<W: Write> Printer<W> {
+    fn new(args: &ReplayArgs, out: W) -> Self {
+        let listing = match args.format {
+            Format::Text => {
+                let colour = may_colour(args.terminal, &|name| std::env::var(name).ok());
+                Listing::Text(Text::new(out, colour, Side::Client))
+            }
+            Format::Records => Listing::Records(out),
+            Format::OtlpJson => Listing::OtlpJson(OtlpJson::new(out)),
+            Format::Summary => Listing::Summary(out, Listed::default()),
+        };
+        let spans = SpanSettings { scope: args.scope.into(), capture_keys: args.keys, ..SpanSettings::replay(IdSeed::from_capture(b"")) };
+        Self { listing, spans, telemetry: None, error: None }
+    }
+
+    fn begin(&mut self, event: &CaptureEvent<'_>) {
+        if self.telemetry.is_none() {
+            let SocketKey { local, peer, .. } = event.socket;
+            let seed = IdSeed::from_capture(format!("{} {local} {peer}", event.time).as_bytes());
+            self.telemetry = Some(Telemetry::new(SpanSettings { seed, ..self.spans.clone() }));
+        }
+    }
+
     fn finish(&mut self, packets: &PcapCounters, counters: &Counters) -> io::Result<()> {
         if let Some(error) = self.error.take() {
             return Err(error);
         }
-        if self.format == Format::Summary {
-            let summary = json!({
-                "packets": {
-                    "read": packets.packets, "bytes": packets.bytes, "tcp": packets.tcp, "not_tcp": packets.not_tcp,
-                    "fragments": packets.fragments, "header_cut": packets.header_cut, "malformed": packets.malformed,
-                    "link_type_unsupported": packets.link_type,
-                },
-                "connections": {
-                    "seen": counters.connections, "kafka": counters.connections_kafka,
-                    "encrypted": counters.connections_encrypted, "other": counters.connections_other,
-                },
-                "streams": {
-                    "bytes": counters.stream_bytes, "gaps": counters.stream_gaps, "gap_bytes": counters.stream_gap_bytes,
-                    "duplicate_bytes": counters.duplicate_bytes, "unframed_bytes": counters.unframed_bytes,
-                    "lost_sync": counters.lost_sync,
-                },
-                "frames": counters.frames,
-                "exchanges": counters.exchanges,
-                "records": {
-                    "sent": self.listed.sent, "fetched": self.listed.fetched, "other": counters.records,
-                },
-                "batches_not_read": counters.batches,
-                "contexts": { "malformed": counters.malformed_contexts, "repeated": counters.repeated_contexts },
-                "given_out_without_a_name": counters.held_too_long,
-            });
-            serde_json::to_writer_pretty(&mut *self.out, &summary)?;
-            self.out.write_all(b"\n")?;
+        match std::mem::replace(&mut self.listing, Listing::Done) {
+            Listing::Text(text) => {
+                let mut health = HealthSnapshot::default();
+                health.add_counters(counters);
+                if let Some(telemetry) = &self.telemetry {
+                    telemetry.counters().report(&mut health);
+                }
+                text.finish(&health).map(drop)
+            }
+            Listing::Records(mut out) => out.flush(),
+            Listing::OtlpJson(json) => json.finish().map(drop),
+            Listing::Summary(mut out, listed) => {
+                serde_json::to_writer_pretty(&mut out, &summary(packets, counters, &listed))?;
+                out.write_all(b"\n")?;
+                out.flush()
+            }
+            Listing::Done => Ok(()),
         }
-        self.out.flush()
     }
 }
 
-/// Whether colour is wanted on this output.
-pub fn is_terminal() -> bool {
-    io::stdout().is_terminal()
+fn summary(packets: &PcapCounters, counters: &Counters, listed: &Listed) -> serde_json::Value {
+    json!({
+        "packets": {
+            "read": packets.packets, "bytes": packets.bytes, "tcp": packets.tcp, "not_tcp": packets.not_tcp,
+            "fragments": packets.fragments, "header_cut": packets.header_cut, "malformed": packets.malformed,
+            "link_type_unsupported": packets.link_type,
+        },
+        "connections": {
+            "seen": counters.connections, "kafka": counters.connections_kafka,
+            "encrypted": counters.connections_encrypted, "other": counters.connections_other,
+            "evicted": counters.connections_evicted,
+        },
+        "streams": {
+            "bytes": counters.stream_bytes, "gaps": counters.stream_gaps, "gap_bytes": counters.stream_gap_bytes,
+            "duplicate_bytes": counters.duplicate_bytes, "unframed_bytes": counters.unframed_bytes,
+            "lost_sync": counters.lost_sync,
+        },
+        "frames": counters.frames,
+        "exchanges": counters.exchanges,
+        "records": { "sent": listed.sent, "fetched": listed.fetched, "not_delivered": counters.records },
+        "batches_not_read": counters.batches,
+        "contexts": { "malformed": counters.malformed_contexts, "repeated": counters.repeated_contexts },
+        "observations_unnamed": counters.held_too_long,
+    })
 }

@@ -4,6 +4,9 @@
 
 use std::borrow::Cow;
 
+use super::semconv::{self, metric};
+use crate::counters::Counters;
+
 /// One counter's value: cumulative since the start of the run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthValue {
@@ -23,6 +26,34 @@ pub struct HealthSnapshot {
 }
 
 impl HealthSnapshot {
+    /// Adds what the line counted, from streams to observations.
+    pub fn add_counters(&mut self, counters: &Counters) {
+        self.add(metric::STREAM_GAPS, counters.stream_gaps);
+        for (reason, bytes) in &counters.unframed_bytes {
+            self.add_by(metric::STREAM_LOST, semconv::REASON, *reason, *bytes);
+        }
+        for (result, frames) in &counters.frames {
+            self.add_by(metric::FRAMES, semconv::RESULT, *result, *frames);
+        }
+        for (result, records) in &counters.records {
+            self.add_by(metric::RECORDS, semconv::RESULT, *result, *records);
+        }
+        for (reason, batches) in &counters.batches {
+            self.add_by(metric::BATCHES, semconv::REASON, *reason, *batches);
+        }
+        self.add_by(metric::CONTEXTS, semconv::RESULT, "malformed", counters.malformed_contexts);
+        self.add_by(metric::CONTEXTS, semconv::RESULT, "repeated", counters.repeated_contexts);
+        for (result, connections) in [
+            ("kafka", counters.connections_kafka),
+            ("encrypted", counters.connections_encrypted),
+            ("other", counters.connections_other),
+            ("evicted", counters.connections_evicted),
+        ] {
+            self.add_by(metric::CONNECTIONS_SEEN, semconv::RESULT, result, connections);
+        }
+        self.add(metric::OBSERVATIONS_UNNAMED, counters.held_too_long);
+    }
+
     /// Adds a counter without attributes.
     pub fn add(&mut self, name: &'static str, value: u64) {
         self.values.push(HealthValue { name, attributes: Vec::new(), value });

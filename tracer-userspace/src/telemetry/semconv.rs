@@ -84,7 +84,12 @@ pub mod metric {
     pub const CAPTURE_EVENTS: &str = "kafka_tracer.capture.events";
     pub const CAPTURE_LOST: &str = "kafka_tracer.capture.lost";
     pub const STREAM_GAPS: &str = "kafka_tracer.stream.gaps";
+    pub const STREAM_LOST: &str = "kafka_tracer.stream.lost";
     pub const FRAMES: &str = "kafka_tracer.frames";
+    pub const BATCHES: &str = "kafka_tracer.batches";
+    pub const CONTEXTS: &str = "kafka_tracer.contexts";
+    pub const CONNECTIONS_SEEN: &str = "kafka_tracer.connections.seen";
+    pub const OBSERVATIONS_UNNAMED: &str = "kafka_tracer.observations.unnamed";
     pub const RECORDS: &str = "kafka_tracer.records";
     pub const SPANS: &str = "kafka_tracer.spans";
     pub const EXPORT_SPANS: &str = "kafka_tracer.export.spans";
@@ -97,6 +102,15 @@ pub mod metric {
         (CAPTURE_EVENTS, "{event}", "Events that the source handed over."),
         (CAPTURE_LOST, "By", "Bytes that were seen and not captured, by reason."),
         (STREAM_GAPS, "{gap}", "Holes in observed streams."),
+        (STREAM_LOST, "By", "Bytes of observed streams that are in no frame, by reason."),
+        (BATCHES, "{batch}", "Batches that were not read to their end, by reason."),
+        (CONTEXTS, "{context}", "Trace contexts in record headers that are malformed, or there more than once."),
+        (CONNECTIONS_SEEN, "{connection}", "Connections, by what they turned out to be."),
+        (
+            OBSERVATIONS_UNNAMED,
+            "{observation}",
+            "Observations that were given out without a topic's or cluster's name, after waiting for it.",
+        ),
         (FRAMES, "{frame}", "Frames, by what became of them."),
         (RECORDS, "{record}", "Records, by what became of them."),
         (SPANS, "{span}", "Spans, by what became of them."),
