@@ -1,1 +1,6 @@
-//! x
+//! What the tests that need more than one crate share.
+
+#![expect(clippy::indexing_slicing, reason = "test support: a panic is a failed test")]
+
+pub mod capture;
+pub mod truth;

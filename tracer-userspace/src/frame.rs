@@ -838,11 +838,13 @@ mod tests {
         assert!(framer.buffered_bytes() < 100_000);
     }
 
+    /// Pieces of a frame: where each ends, and when it was seen.
+    type Pieces = &'static [(usize, u64)];
+
     #[test]
     fn times_are_those_of_the_first_and_the_last_byte() {
         let frame = framed(b"payload");
         // (pieces as (end, time)) => (first, last)
-        type Pieces = &'static [(usize, u64)];
         let table: &[(Pieces, (u64, u64))] = &[
             (&[(11, 5)], (5, 5)),
             (&[(2, 5), (4, 6), (11, 7)], (5, 7)),
