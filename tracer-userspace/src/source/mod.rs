@@ -8,6 +8,9 @@
 
 pub mod pcap;
 
+#[cfg(feature = "live")]
+pub mod ebpf;
+
 use std::net::SocketAddr;
 
 use crate::time::Timestamp;

@@ -1,0 +1,56 @@
+//! Limits that both sides obey.
+
+/// Bytes of a Kafka request that the kernel judges: size, api key, version, correlation id, length of the client id.
+pub const HEAD_BYTES: u32 = 14;
+
+/// Bits of [`BLOCK_BYTES`].
+pub const BLOCK_SHIFT: u32 = 14;
+
+/// Bytes of one event of a long segment's body.
+pub const BLOCK_BYTES: u32 = 1 << BLOCK_SHIFT;
+
+/// Most blocks that one segment is cut into: 512 KiB, the longest packet there is (BIG TCP, 512 KiB since Linux 5.19).
+pub const MAX_BLOCKS: u32 = 32;
+
+/// Room that the rest of a segment gets in the ring: the smallest class that holds it.
+pub const TAIL_CLASSES: [u32; 4] = [256, 1024, 4096, BLOCK_BYTES];
+
+/// Segments with payload that are judged in one direction of a socket before the kernel stops looking, unless configured otherwise.
+pub const DEFAULT_JUDGED_SEGMENTS: u32 = 48;
+
+/// Ports that can be forced or excluded.
+pub const MAX_PORT_RULES: u32 = 1024;
+
+/// Verdicts that wait for their socket.
+pub const MAX_VERDICTS: u32 = 65_536;
+
+/// Size of the ring, unless configured otherwise.
+pub const DEFAULT_RING_BYTES: u32 = 32 << 20;
+
+/// Room of the ring that the rest of a segment, `rest` bytes of less than a block, takes. A whole block's for anything longer.
+#[must_use]
+pub const fn tail_class(rest: u32) -> u32 {
+    if rest <= 256 {
+        256
+    } else if rest <= 1024 {
+        1024
+    } else if rest <= 4096 {
+        4096
+    } else {
+        BLOCK_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rest_gets_the_smallest_class_that_holds_it() {
+        for rest in 1..=BLOCK_BYTES {
+            let class = tail_class(rest);
+            assert!(TAIL_CLASSES.contains(&class) && class >= rest, "{rest} in {class}");
+            assert!(TAIL_CLASSES.iter().all(|&other| other >= class || other < rest), "{rest} in {class}");
+        }
+    }
+}

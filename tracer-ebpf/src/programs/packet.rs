@@ -1,0 +1,168 @@
+//! `cgroup_skb`, both ways, at the root of cgroup v2: each TCP packet that a socket of this host sends or gets.
+//!
+//! Egress runs before segmentation, ingress after reassembly (GRO) and before the socket's own checks; packets that are only forwarded
+//! have no socket and are never seen. Kernel: `__cgroup_bpf_run_filter_skb` (kernel/bpf/cgroup.c). Both return 1 always: pass.
+
+use aya_ebpf::bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
+use aya_ebpf::helpers::generated;
+use aya_ebpf::macros::cgroup_skb;
+use aya_ebpf::programs::SkBuffContext;
+use tracer_common::config::{Config, PortRule};
+use tracer_common::counter::Counter;
+use tracer_common::event::{EventHeader, Head, direction};
+use tracer_common::judge;
+use tracer_common::limits::HEAD_BYTES;
+use tracer_common::socket::{Socket, State, flag};
+
+use crate::headers::{self, Packet, tcp_flag};
+use crate::maps::{CONFIG, SOCKETS, count};
+use crate::{capture, filter};
+
+/// `BPF_TCP_LISTEN`.
+const LISTEN: u32 = 10;
+
+/// What the kernel is told: let the packet pass.
+const PASS: i32 = 1;
+
+/// A packet leaves a socket.
+#[cgroup_skb(egress)]
+pub(crate) fn packet_egress(ctx: SkBuffContext) -> i32 {
+    see(ctx.skb.skb, true);
+    PASS
+}
+
+/// A packet comes to a socket.
+#[cgroup_skb(ingress)]
+pub(crate) fn packet_ingress(ctx: SkBuffContext) -> i32 {
+    see(ctx.skb.skb, false);
+    PASS
+}
+
+#[inline(always)]
+fn see(skb: *mut __sk_buff, sent: bool) {
+    let Some(packet) = headers::tcp(skb) else { return };
+    let ends = packet.flags & (tcp_flag::FIN | tcp_flag::RST) != 0;
+    if packet.len == 0 && !ends && packet.flags & tcp_flag::SYN == 0 {
+        return;
+    }
+    let Some(sk) = socket_of(skb) else { return };
+    let Some(config) = CONFIG.get(0) else { return };
+    // SAFETY: checked for null.
+    #[expect(unsafe_code, reason = "the socket is a pointer")]
+    let is_listener = unsafe { (*sk).state } == LISTEN;
+    let Some(socket) = storage(sk, is_listener || packet.len != 0) else { return };
+    // One of each for all paths: the program's stack has 512 bytes.
+    let mut header = EventHeader { direction: if sent { direction::SENT } else { direction::RECEIVED }, ..EventHeader::default() };
+    let mut head = Head::default();
+    if is_listener {
+        if sent || !see_early(skb, socket, &packet, config, &mut header, &mut head) {
+            return;
+        }
+    } else {
+        filter::take_verdict(skb, socket, config);
+        if socket.state == State::Ignored as u32 {
+            return;
+        }
+        let is_new = socket.state == State::Unknown as u32;
+        if is_new {
+            if packet.len == 0 || !filter::judge(skb, sk, socket, &packet, config, sent, &mut head) {
+                return;
+            }
+            socket.state = State::Candidate as u32;
+        }
+        capture::describe(&mut header, skb, sk, socket, &packet);
+        if is_new {
+            capture::open(sk, socket, &header, &head);
+            trace(skb, "a socket became a candidate");
+        }
+    }
+    capture::data(skb, &header, &packet);
+    if ends && !is_listener {
+        capture::close(&header, &packet);
+    }
+}
+
+/// A listener's packet: a SYN, or data that came before the connection's own socket existed (deferred accept, fast open, or the last
+/// packet of the handshake was lost or overtaken). Whether there is data to hand over.
+#[inline(always)]
+fn see_early(
+    skb: *mut __sk_buff,
+    listener: &mut Socket,
+    packet: &Packet,
+    config: &Config,
+    header: &mut EventHeader,
+    head: &mut Head,
+) -> bool {
+    if listener.origin == 0 {
+        // SAFETY: `skb` is the program's context.
+        #[expect(unsafe_code, reason = "a helper")]
+        let cookie = unsafe { generated::bpf_get_socket_cookie(skb.cast()) };
+        listener.origin = cookie;
+    }
+    if packet.len == 0 {
+        return false;
+    }
+    count(Counter::BeforeAccept, 1);
+    if !capture::describe_early(header, skb, packet) {
+        return false;
+    }
+    let rule = if config.has_port_rules == 0 { None } else { filter::port_rule(u32::from(header.local_port), u32::from(header.peer_port)) };
+    if rule == Some(PortRule::Exclude as u32) || rule.is_none() && !can_be_kafka(skb, packet, head) {
+        return false;
+    }
+    // The socket that this data belongs to gets the flag with the rest of the storage when the kernel makes it.
+    if listener.flags & flag::EXPECTED == 0 {
+        listener.flags |= flag::EXPECTED;
+    }
+    true
+}
+
+/// Judges what there is: a listener's data cannot be gathered, as it belongs to many connections.
+#[inline(always)]
+fn can_be_kafka(skb: *mut __sk_buff, packet: &Packet, head: &mut Head) -> bool {
+    if packet.len >= HEAD_BYTES {
+        return filter::is_kafka(skb, packet, false, head);
+    }
+    if packet.len >= 4 {
+        return headers::load::<[u8; 4]>(skb, packet.payload).is_some_and(|size| judge::is_request_size(u32::from_be_bytes(size)));
+    }
+    true
+}
+
+/// The packet's full socket. None for packets without one, and for those of half-open and already closed connections.
+#[inline(always)]
+fn socket_of(skb: *mut __sk_buff) -> Option<*mut bpf_sock> {
+    // SAFETY: `skb` is the program's context, whose socket may be null.
+    #[expect(unsafe_code, reason = "the context is a pointer, and a helper")]
+    unsafe {
+        let sk = (*skb).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return None;
+        }
+        let sk = generated::bpf_sk_fullsock(sk);
+        if sk.is_null() { None } else { Some(sk) }
+    }
+}
+
+/// The socket's storage, made if wanted. Both directions may have it at the same time: each writes its own half.
+#[inline(always)]
+fn storage<'a>(sk: *mut bpf_sock, create: bool) -> Option<&'a mut Socket> {
+    let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
+    // SAFETY: `sk` is a full socket; the storage lives as long as the program runs.
+    #[expect(unsafe_code, reason = "a helper, and a map value is reached by pointer")]
+    let socket =
+        unsafe { generated::bpf_sk_storage_get(SOCKETS.as_ptr(), sk.cast(), core::ptr::null_mut(), flags).cast::<Socket>().as_mut() };
+    if socket.is_none() && create {
+        count(Counter::LostNoState, 1);
+    }
+    socket
+}
+
+/// A line in the log of debug builds.
+#[inline(always)]
+fn trace(skb: *mut __sk_buff, what: &str) {
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(&SkBuffContext::new(skb), "{}", what);
+    #[cfg(not(feature = "log"))]
+    let _ = (skb, what);
+}

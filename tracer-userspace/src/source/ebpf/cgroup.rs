@@ -1,0 +1,132 @@
+//! Finds the root of cgroup v2, where the programs are attached: everything that runs on the host is below it.
+
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+
+use super::error::StartError;
+
+/// Inode of the root directory of the whole hierarchy. The root of a cgroup namespace looks the same but for this.
+const ROOT_INODE: u64 = 1;
+
+/// The open root directory, and where it was found.
+pub(super) struct Root {
+    pub(super) directory: OwnedFd,
+    pub(super) path: PathBuf,
+}
+
+/// Opens the configured root, or the one that is mounted, or one that is mounted for nobody else to see (hosts with cgroup v1 only).
+pub(super) fn open_root(configured: Option<&Path>) -> Result<Root, StartError> {
+    if let Some(path) = configured {
+        let fail = |source| StartError::CgroupRoot { path: path.to_owned(), source };
+        let directory: OwnedFd = File::open(path).map_err(fail)?.into();
+        let inode = inode(&directory).map_err(fail)?;
+        return root_of(directory, path.to_owned(), inode);
+    }
+    let mounts =
+        std::fs::read_to_string("/proc/self/mounts").map_err(|source| StartError::System { what: "read /proc/self/mounts", source })?;
+    let mut foreign = None;
+    for path in cgroup2_mounts(&mounts) {
+        let Ok(directory) = File::open(&path).map(OwnedFd::from) else { continue };
+        match inode(&directory) {
+            Ok(ROOT_INODE) => return Ok(Root { directory, path }),
+            Ok(inode) => foreign = foreign.or(Some((path, inode))),
+            Err(_) => {}
+        }
+    }
+    if let Some((path, inode)) = foreign {
+        return Err(StartError::CgroupNamespace { path, inode });
+    }
+    let directory = mount_privately().map_err(|source| StartError::NoCgroup2 { source })?;
+    let inode = inode(&directory).map_err(|source| StartError::NoCgroup2 { source })?;
+    root_of(directory, PathBuf::from("(cgroup2, mounted privately)"), inode)
+}
+
+fn root_of(directory: OwnedFd, path: PathBuf, inode: u64) -> Result<Root, StartError> {
+    if inode == ROOT_INODE { Ok(Root { directory, path }) } else { Err(StartError::CgroupNamespace { path, inode }) }
+}
+
+fn inode(directory: &OwnedFd) -> io::Result<u64> {
+    Ok(rustix::fs::fstat(directory)?.st_ino)
+}
+
+/// A mount that no path leads to. The attachments outlive it.
+fn mount_privately() -> io::Result<OwnedFd> {
+    let filesystem = rustix::mount::fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_create(filesystem.as_fd())?;
+    let mount = rustix::mount::fsmount(filesystem.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    Ok(rustix::fs::openat(&mount, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Where `/proc/self/mounts` says that cgroup v2 is mounted, in its order.
+fn cgroup2_mounts(mounts: &str) -> Vec<PathBuf> {
+    mounts
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(' ');
+            let (_, place, kind) = (fields.next()?, fields.next()?, fields.next()?);
+            (kind == "cgroup2").then(|| PathBuf::from(unescape(place)))
+        })
+        .collect()
+}
+
+/// Undoes the octal escapes of blanks, tabs, newlines and backslashes in a mount's place.
+fn unescape(place: &str) -> String {
+    let mut plain = String::with_capacity(place.len());
+    let mut rest = place;
+    while let Some((before, after)) = rest.split_once('\\') {
+        plain.push_str(before);
+        let code = after.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        if let (Some(code), Some(behind)) = (code, after.get(3..)) {
+            plain.push(char::from(code));
+            rest = behind;
+        } else {
+            plain.push('\\');
+            rest = after;
+        }
+    }
+    plain.push_str(rest);
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_is_found_where_the_system_put_it() {
+        for (name, mounts, wanted) in [
+            ("systemd", "proc /proc proc rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n", vec!["/sys/fs/cgroup"]),
+            (
+                "hybrid",
+                "tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n",
+                vec!["/sys/fs/cgroup/unified"],
+            ),
+            ("v1 only", "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n", vec![]),
+            ("a blank in the path", "none /mnt/c\\040g cgroup2 rw 0 0\n", vec!["/mnt/c g"]),
+            ("a file system that is named like it", "cgroup2 /mnt/x ext4 rw 0 0\n", vec![]),
+            ("a line that is cut", "cgroup2 /sys/fs", vec![]),
+        ] {
+            assert_eq!(cgroup2_mounts(mounts), wanted.into_iter().map(PathBuf::from).collect::<Vec<_>>(), "{name}");
+        }
+    }
+
+    #[test]
+    fn escapes_that_are_none_stay() {
+        assert_eq!(unescape("/a\\134b\\09"), "/a\\b\\09");
+    }
+
+    #[test]
+    fn a_root_with_another_inode_is_a_namespace() {
+        let refused = open_root(Some(Path::new("/proc"))).err().map(|error| error.to_string());
+        let text = refused.unwrap_or_default();
+        assert!(text.is_empty() || text.contains("cgroup namespace"), "{text}");
+        assert!(matches!(open_root(Some(Path::new("/nonexistent"))), Err(StartError::CgroupRoot { .. })));
+    }
+}

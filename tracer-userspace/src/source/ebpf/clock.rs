@@ -1,0 +1,63 @@
+//! From the kernel's boot clock to wall time. The offset changes when somebody sets the clock, so it is measured again and again.
+
+#![forbid(unsafe_code)]
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+use crate::time::Timestamp;
+
+/// Tries per measurement; the tightest counts.
+const TRIES: usize = 5;
+
+/// Wall time minus boot time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Offset {
+    ns: i64,
+}
+
+impl Offset {
+    /// Reads both clocks now.
+    pub(super) fn measure() -> Self {
+        let mut best = (u64::MAX, 0);
+        for _ in 0..TRIES {
+            let before = nanoseconds(clock_gettime(ClockId::Boottime));
+            let wall = nanoseconds(clock_gettime(ClockId::Realtime));
+            let after = nanoseconds(clock_gettime(ClockId::Boottime));
+            let gap = after.saturating_sub(before);
+            if gap < best.0 {
+                best = (gap, wall.cast_signed().wrapping_sub((before + gap / 2).cast_signed()));
+            }
+        }
+        Self { ns: best.1 }
+    }
+
+    /// When something was that happened at `boot_ns` of the boot clock.
+    pub(super) const fn wall(self, boot_ns: u64) -> Timestamp {
+        Timestamp::from_unix_ns(boot_ns.saturating_add_signed(self.ns))
+    }
+}
+
+/// Nanoseconds of the boot clock.
+pub(super) fn boot_ns() -> u64 {
+    nanoseconds(clock_gettime(ClockId::Boottime))
+}
+
+fn nanoseconds(time: Timespec) -> u64 {
+    let (seconds, rest) = (u64::try_from(time.tv_sec).unwrap_or(0), u64::try_from(time.tv_nsec).unwrap_or(0));
+    seconds.saturating_mul(1_000_000_000).saturating_add(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn boot_time_becomes_wall_time() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let converted = Offset::measure().wall(boot_ns());
+        let now = Timestamp::from_unix_ns(u64::try_from(now.as_nanos()).unwrap());
+        assert!(converted.since(now).max(now.since(converted)) < Duration::from_secs(1), "{converted} is not {now}");
+    }
+}

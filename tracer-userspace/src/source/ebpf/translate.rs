@@ -1,0 +1,323 @@
+//! From the kernel's events to [`CaptureEvent`]s: addresses, wall time, owners, and data that came to a listener before its connection had a
+//! socket, which is put to the socket that shows up for the same addresses.
+//!
+//! In: raw events of the ring. Out: events for `connection`. Pure: no kernel is needed to test it.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use hashlink::{LinkedHashMap, LruCache};
+use tracer_common::event::{EventHeader, Kind, Opening, direction, flag, opening};
+
+use super::clock::Offset;
+use crate::source::{CaptureEvent, Direction, EventKind, SocketKey, Verdict};
+
+/// Sockets that are remembered, least recently seen forgotten first.
+const MAX_SOCKETS: usize = 65_536;
+
+/// Connections whose data waits for their socket.
+const MAX_WAITING: usize = 1024;
+
+/// Bytes of such data, together.
+const MAX_WAITING_BYTES: usize = 4 << 20;
+
+/// How long it waits: longer than a handshake's packets are repeated.
+const WAIT_NS: u64 = 30_000_000_000;
+
+/// Captured sockets without an owner that are asked for.
+const MAX_OWNERLESS: usize = 4096;
+
+/// How often a socket's owner is asked for before it is taken for a socket that no process holds.
+const MAX_QUESTIONS: u8 = 5;
+
+/// What came of data that was seen before its socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EarlyCounters {
+    /// Segments that found their socket.
+    pub joined: u64,
+    /// Segments dropped because no socket showed up, or too much waited.
+    pub given_up: u64,
+    /// Events that no program of this version writes.
+    pub malformed: u64,
+}
+
+/// State between events.
+pub(super) struct Translator {
+    sockets: LruCache<u64, Known>,
+    accepted: LruCache<Place, u64>,
+    waiting: LinkedHashMap<Place, Vec<Held>>,
+    waiting_bytes: usize,
+    ownerless: HashSet<u64>,
+    counters: EarlyCounters,
+}
+
+/// A captured socket.
+struct Known {
+    key: SocketKey,
+    pid: Option<u32>,
+    verdict: Option<Verdict>,
+    is_opened: bool,
+    ended: [bool; 2],
+    questions: u8,
+}
+
+/// A connection as its listener sees it. The listener's cookie keeps equal addresses of two network namespaces apart.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Place {
+    listener: u64,
+    local: SocketAddr,
+    peer: SocketAddr,
+}
+
+/// One early segment.
+struct Held {
+    header: EventHeader,
+    bytes: Vec<u8>,
+}
+
+impl Translator {
+    pub(super) fn new() -> Self {
+        Self {
+            sockets: LruCache::new(MAX_SOCKETS),
+            accepted: LruCache::new(MAX_SOCKETS),
+            waiting: LinkedHashMap::new(),
+            waiting_bytes: 0,
+            ownerless: HashSet::new(),
+            counters: EarlyCounters::default(),
+        }
+    }
+
+    pub(super) const fn counters(&self) -> EarlyCounters {
+        self.counters
+    }
+
+    /// Takes one event of the ring and hands on what it means. Returns the payload bytes in it.
+    pub(super) fn push(&mut self, event: &[u8], offset: Offset, sink: &mut dyn FnMut(CaptureEvent<'_>)) -> u64 {
+        let Some((header, rest)) = EventHeader::parse(event) else {
+            self.counters.malformed += 1;
+            return 0;
+        };
+        let place = Place {
+            listener: header.origin,
+            local: address(header.local, header.local_port),
+            peer: address(header.peer, header.peer_port),
+        };
+        let mut out = Out { offset, sink };
+        match header.kind() {
+            Some(Kind::Data) => {
+                let Some(bytes) = usize::try_from(header.len).ok().and_then(|len| rest.get(..len)) else {
+                    self.counters.malformed += 1;
+                    return 0;
+                };
+                if header.flags & flag::LISTENER != 0 {
+                    self.early(&header, place, bytes, &mut out);
+                } else {
+                    let (key, pid) = self.socket(&header, place, &mut out);
+                    out.data(key, pid, &header, bytes);
+                }
+                u64::from(header.len)
+            }
+            Some(Kind::Open) => {
+                match Opening::parse(rest) {
+                    Some(opening) => self.open(&header, place, &opening, &mut out),
+                    None => self.counters.malformed += 1,
+                }
+                0
+            }
+            Some(Kind::Close) => {
+                let (key, pid) = self.socket(&header, place, &mut out);
+                let is_reset = header.flags & flag::RESET != 0;
+                out.emit(
+                    key,
+                    pid,
+                    header.boot_ns,
+                    EventKind::Close { direction: way(&header), position: header.position, reset: is_reset },
+                );
+                self.end(header.cookie, way(&header), is_reset);
+                0
+            }
+            None => {
+                self.counters.malformed += 1;
+                0
+            }
+        }
+    }
+
+    /// Drops early data that waited too long for its socket. `boot_ns` is now.
+    pub(super) fn expire(&mut self, boot_ns: u64) {
+        while let Some((_, held)) = self.waiting.front() {
+            if held.first().is_some_and(|first| first.header.boot_ns.saturating_add(WAIT_NS) > boot_ns) {
+                break;
+            }
+            self.give_up_oldest();
+        }
+    }
+
+    /// Remembers a verdict. True when the kernel has to be told to look again, since the socket is not waiting for its first verdict.
+    pub(super) fn verdict(&mut self, cookie: u64, verdict: Verdict) -> bool {
+        if verdict == Verdict::Ignore {
+            self.ownerless.remove(&cookie);
+        }
+        match self.sockets.get_mut(&cookie) {
+            Some(known) => known.verdict.replace(verdict).is_some_and(|before| before != verdict),
+            None => true,
+        }
+    }
+
+    /// The process that owns a socket, as far as known.
+    pub(super) fn owner(&self, cookie: u64) -> Option<u32> {
+        self.sockets.peek(&cookie).and_then(|known| known.pid)
+    }
+
+    /// Captured sockets whose owner is worth looking for.
+    pub(super) fn ownerless(&self) -> &HashSet<u64> {
+        &self.ownerless
+    }
+
+    /// Takes what was found for the sockets that were asked for.
+    pub(super) fn learn_owners(&mut self, found: &HashMap<u64, u32>) {
+        let sockets = &mut self.sockets;
+        self.ownerless.retain(|cookie| {
+            let Some(known) = sockets.get_mut(cookie) else { return false };
+            known.questions += 1;
+            known.pid = known.pid.or_else(|| found.get(cookie).copied());
+            known.pid.is_none() && known.questions < MAX_QUESTIONS
+        });
+    }
+
+    fn open(&mut self, header: &EventHeader, place: Place, opening: &Opening, out: &mut Out<'_>) {
+        let initiator = opening.flags & opening::INITIATOR != 0;
+        let (key, pid, is_new) = self.known(header, place);
+        if !self.sockets.get_mut(&header.cookie).is_some_and(|known| std::mem::replace(&mut known.is_opened, true)) {
+            let mut first = |bit, direction, initiator, first_position| {
+                if opening.flags & bit != 0 {
+                    out.emit(key, pid, header.boot_ns, EventKind::Open { direction, initiator, first_position });
+                }
+            };
+            first(opening::SENT_FIRST, Direction::Sent, initiator, opening.sent_first);
+            first(opening::RECEIVED_FIRST, Direction::Received, !initiator, opening.received_first);
+        }
+        if is_new {
+            self.release(header.cookie, place, key, pid, out);
+        }
+        let gathered = opening.head.gathered();
+        if !gathered.is_empty() {
+            let kind = EventKind::Data { direction: way(header), position: opening.head.position, bytes: gathered, missing_bytes: 0 };
+            out.emit(key, pid, header.boot_ns, kind);
+        }
+    }
+
+    /// The socket of an event, which is put down when it is new.
+    fn socket(&mut self, header: &EventHeader, place: Place, out: &mut Out<'_>) -> (SocketKey, Option<u32>) {
+        let (key, pid, is_new) = self.known(header, place);
+        if is_new {
+            self.release(header.cookie, place, key, pid, out);
+        }
+        (key, pid)
+    }
+
+    fn known(&mut self, header: &EventHeader, place: Place) -> (SocketKey, Option<u32>, bool) {
+        let pid = (header.pid != 0).then_some(header.pid);
+        if let Some(known) = self.sockets.get_mut(&header.cookie) {
+            if known.pid.is_none() && pid.is_some() {
+                known.pid = pid;
+                self.ownerless.remove(&header.cookie);
+            }
+            return (known.key, known.pid, false);
+        }
+        let key = SocketKey { scope: header.cookie, local: place.local, peer: place.peer };
+        self.sockets.insert(header.cookie, Known { key, pid, verdict: None, is_opened: false, ended: [false; 2], questions: 0 });
+        if pid.is_none() && self.ownerless.len() < MAX_OWNERLESS {
+            self.ownerless.insert(header.cookie);
+        }
+        (key, pid, true)
+    }
+
+    /// Data that came to a listener: goes to the connection's socket if that is known, and waits for it else.
+    fn early(&mut self, header: &EventHeader, place: Place, bytes: &[u8], out: &mut Out<'_>) {
+        let anywhere = Place { listener: 0, ..place };
+        let cookie = self.accepted.get(&place).copied().or_else(|| self.accepted.get(&anywhere).copied());
+        if let Some(known) = cookie.and_then(|cookie| self.sockets.get(&cookie)) {
+            self.counters.joined += 1;
+            out.data(known.key, known.pid, header, bytes);
+            return;
+        }
+        if bytes.len() > MAX_WAITING_BYTES {
+            self.counters.given_up += 1;
+            return;
+        }
+        self.waiting_bytes += bytes.len();
+        // An entry keeps its place in the order: it is as old as its first segment.
+        self.waiting.entry(place).or_insert_with(Vec::new).push(Held { header: *header, bytes: bytes.to_vec() });
+        while self.waiting_bytes > MAX_WAITING_BYTES || self.waiting.len() > MAX_WAITING {
+            self.give_up_oldest();
+        }
+    }
+
+    /// Hands on what waited for this socket.
+    fn release(&mut self, cookie: u64, place: Place, key: SocketKey, pid: Option<u32>, out: &mut Out<'_>) {
+        self.accepted.insert(place, cookie);
+        let held = self.waiting.remove(&place).or_else(|| {
+            // A socket that does not know its listener: one that the tracer came to between its SYN and its first data.
+            let found = if place.listener == 0 {
+                self.waiting.keys().find(|other| (other.local, other.peer) == (place.local, place.peer))
+            } else {
+                None
+            };
+            found.copied().and_then(|found| self.waiting.remove(&found))
+        });
+        for held in held.into_iter().flatten() {
+            self.waiting_bytes -= held.bytes.len();
+            self.counters.joined += 1;
+            out.data(key, pid, &held.header, &held.bytes);
+        }
+    }
+
+    fn give_up_oldest(&mut self) {
+        for held in self.waiting.pop_front().into_iter().flat_map(|(_, held)| held) {
+            self.waiting_bytes -= held.bytes.len();
+            self.counters.given_up += 1;
+        }
+    }
+
+    fn end(&mut self, cookie: u64, direction: Direction, is_reset: bool) {
+        let Some(known) = self.sockets.get_mut(&cookie) else { return };
+        let [sent, received] = &mut known.ended;
+        match direction {
+            Direction::Sent => *sent = true,
+            Direction::Received => *received = true,
+        }
+        if is_reset || (*sent && *received) {
+            self.ownerless.remove(&cookie);
+        }
+    }
+}
+
+/// Where events go, with the clock's offset.
+struct Out<'a> {
+    offset: Offset,
+    sink: &'a mut dyn FnMut(CaptureEvent<'_>),
+}
+
+impl Out<'_> {
+    fn emit(&mut self, socket: SocketKey, pid: Option<u32>, boot_ns: u64, kind: EventKind<'_>) {
+        (self.sink)(CaptureEvent { socket, time: self.offset.wall(boot_ns), pid, kind });
+    }
+
+    fn data(&mut self, socket: SocketKey, pid: Option<u32>, header: &EventHeader, bytes: &[u8]) {
+        let kind = EventKind::Data { direction: way(header), position: header.position, bytes, missing_bytes: header.missing };
+        self.emit(socket, pid, header.boot_ns, kind);
+    }
+}
+
+const fn way(header: &EventHeader) -> Direction {
+    if header.direction == direction::SENT { Direction::Sent } else { Direction::Received }
+}
+
+/// IPv4 comes in IPv6's form.
+fn address(bytes: [u8; 16], port: u16) -> SocketAddr {
+    let address = Ipv6Addr::from(bytes);
+    SocketAddr::new(address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4), port)
+}
