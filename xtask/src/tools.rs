@@ -12,8 +12,8 @@ use crate::{step, workspace};
 
 /// Debian's package for each program that we call.
 const PACKAGES: [(&str, &str); 6] = [
-    ("java", "openjdk-17-jdk-headless"),
-    ("javac", "openjdk-17-jdk-headless"),
+    ("java", "default-jdk-headless"),
+    ("javac", "default-jdk-headless"),
     ("mvn", "maven"),
     ("go", "golang-go"),
     ("python3", "python3"),
