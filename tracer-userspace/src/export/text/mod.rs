@@ -6,11 +6,11 @@
 //!
 //! ```text
 //! 2023-11-14, times are UTC
-//! TIME          OP      TOPIC-PARTITION@OFFSETS    MSGS  SERVICE   GROUP / CLIENT      TOOK  END-TO-END
-//! 22:13:20.000  send    orders-1@1000..1004           5  checkout  producer-1       3.10 ms              trace 586b9a0e
-//! 22:13:20.005  fetch   orders-1@1000..1004           5  billing   billing          1.20 ms     6.40 ms  <- joined with send, trace 586b9a0e
-//! 22:13:20.020  commit  orders-1@1005                    billing   billing           800 µs              trace 9c21d3aa
-//! 22:13:20.030  send    payments-0                    1  checkout  producer-1       2.00 ms              NOT_ENOUGH_REPLICAS, retry, trace 11aa22bb
+//! TIME          OP      TOPIC-PARTITION@OFFSETS      MSGS  SERVICE     GROUP / CLIENT        TOOK  END-TO-END
+//! 22:13:20.000  send    orders-1@1000..1004             5  checkout    producer-1         3.10 ms              trace 586b9a0e
+//! 22:13:20.005  fetch   orders-1@1000..1004             5  billing     billing            1.20 ms     6.40 ms  <- joined with send, trace 586b9a0e
+//! 22:13:20.020  commit  orders-1@1005                      billing     billing             800 µs              trace 9c21d3aa
+//! 22:13:20.030  send    payments-0                      1  checkout    producer-1         2.00 ms              NOT_ENOUGH_REPLICAS, retry, trace 11aa22bb
 //! ```
 
 #![forbid(unsafe_code)]
@@ -88,7 +88,7 @@ impl Column {
 impl<W: Write> Text<W> {
     /// Writes to `out`; `colour` as [`may_colour`] says. `sides` decides which end's observations are summed.
     pub fn new(out: W, colour: bool, counted: Side) -> Self {
-        let columns = Columns { place: Column::new(23, 48), service: Column::new(8, 24), who: Column::new(14, 24) };
+        let columns = Columns { place: Column::new(25, 48), service: Column::new(10, 24), who: Column::new(16, 28) };
         Self { out, colour, columns, day: None, sums: Sums::new(counted) }
     }
 

@@ -255,9 +255,12 @@ fn percent(part: u64, whole: u64) -> String {
 /// A counter's line, when it is one of losses and something was lost.
 fn loss(value: &HealthValue) -> Option<String> {
     let good = match value.name {
-        metric::CAPTURE_LOST | metric::STREAM_GAPS => &[][..],
-        metric::FRAMES => &["decoded", "paired", "request", "response", "ok"],
-        metric::RECORDS => &["read", "decoded", "ok", "sent", "fetched", "delivered"],
+        metric::CAPTURE_LOST | metric::STREAM_GAPS | metric::STREAM_LOST | metric::OBSERVATIONS_UNNAMED | metric::CONTEXTS => &[][..],
+        metric::CONNECTIONS_SEEN => &["kafka", "other"],
+        metric::FRAMES => &["decoded", "sasl_token"],
+        metric::RECORDS => &["control"],
+        // A Fetch answer may end in the middle of a batch, and compaction may leave one empty.
+        metric::BATCHES => &["partial_tail", "empty"],
         metric::SPANS => &["made", "sampled_out"],
         metric::EXPORT_SPANS | metric::EXPORT_REQUESTS | metric::EXPORT_METRICS => &["sent"],
         _ => return None,
@@ -265,6 +268,14 @@ fn loss(value: &HealthValue) -> Option<String> {
     let by: Vec<&str> = value.attributes.iter().map(|(_, by)| &**by).collect();
     if value.value == 0 || by.iter().any(|by| good.contains(by)) {
         return None;
+    }
+    if let (metric::CONNECTIONS_SEEN, [state]) = (value.name, &by[..]) {
+        let what = if *state == "encrypted" {
+            "connections are encrypted, and their bytes say nothing"
+        } else {
+            "connections were forgotten: too many at once"
+        };
+        return Some(format!("{:>12}  {what}", count(value.value)));
     }
     let name = value.name.strip_prefix("kafka_tracer.").unwrap_or(value.name).replace(['.', '_'], " ");
     let by = if by.is_empty() { String::new() } else { format!(": {}", by.join(", ").replace('_', " ")) };
