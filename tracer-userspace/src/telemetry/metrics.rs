@@ -477,7 +477,7 @@ impl HealthMeter {
 mod tests {
     use std::fmt::Write;
 
-    use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData};
+    use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ScopeMetrics};
 
     use super::*;
     use crate::observe::{BatchHeader, Delivered, SentBatch};
@@ -493,7 +493,7 @@ mod tests {
 
     fn show(metrics: &ResourceMetrics) -> Vec<String> {
         let mut lines = Vec::new();
-        for metric in metrics.scope_metrics().flat_map(|scope| scope.metrics()) {
+        for metric in metrics.scope_metrics().flat_map(ScopeMetrics::metrics) {
             let head = format!("{} [{}]", metric.name(), metric.unit());
             match metric.data() {
                 AggregatedMetrics::U64(MetricData::Sum(sum)) => {
@@ -527,7 +527,9 @@ mod tests {
 
     fn counted(observations: &[Observation]) -> Vec<String> {
         let mut metrics = Metrics::new(MetricSettings::default());
-        observations.iter().for_each(|observation| metrics.observe(observation));
+        for observation in observations {
+            metrics.observe(observation);
+        }
         lines(&metrics.sources())
     }
 
@@ -570,6 +572,10 @@ mod tests {
         assert_eq!(lines.len(), 2);
         assert!(lines[0].starts_with("messaging.client.consumed.messages [{message}] 15 "), "{lines:?}");
         assert!(lines[1].starts_with("messaging.client.operation.duration [s] x2 "), "{lines:?}");
+        let one = sent(5, Vec::new());
+        let lines = counted(&[one.clone(), one].map(Observation::Sent));
+        assert!(lines[0].starts_with("messaging.client.operation.duration [s] x1 "), "{lines:?}");
+        assert!(lines[1].starts_with("messaging.client.sent.messages [{message}] 10 "), "{lines:?}");
     }
 
     #[test]

@@ -483,6 +483,28 @@ fn a_topic_made_anew_under_its_old_name_is_another_topic() {
 }
 
 #[test]
+fn a_send_after_the_fetch_is_not_its_send() {
+    let mut engine = engine();
+    let mut late = SentBatch { base_offset: None, outcome: Outcome::Unacknowledged, ..sent(5, Vec::new()) };
+    late.operation = Arc::new(operation(0, "shop", 32));
+    send(&mut engine, late);
+    assert_eq!(only(fetch(&mut engine, fetched(5, Vec::new()))).summary.joined, Joined::Coordinates);
+}
+
+#[test]
+fn no_parent_is_claimed_that_the_producers_side_did_not_make() {
+    // All records have their own spans there; here the shared context had its share, so one is in the batch's span.
+    let records: Vec<_> = (0..2).map(|i| record(i, Some(context(1, true)))).collect();
+    let spans = fetch(&mut Telemetry::new(SpanSettings { max_per_context: 1, ..settings() }), fetched(2, records.clone()));
+    assert_eq!(tree(&spans), "fetch orders Consumer random x1 ~ app1\nfetch orders Consumer random x1 @1000 < app1 ~ app1\n");
+    // Where the send was seen to have a batch span, it is the parent all the same.
+    let mut engine = Telemetry::new(SpanSettings { max_per_context: 1, ..settings() });
+    let sends = send(&mut engine, sent(2, records.clone()));
+    let spans = fetch(&mut engine, fetched(2, records));
+    assert_eq!(parent(&spans[0]), Some(ids(&sends[0]).1));
+}
+
+#[test]
 fn a_batch_the_broker_refused_is_not_what_was_fetched() {
     let mut engine = engine();
     let refused = SentBatch { base_offset: None, outcome: Outcome::Error(29), ..sent(5, Vec::new()) };
