@@ -3,4 +3,5 @@
 #![expect(clippy::indexing_slicing, reason = "test support: a panic is a failed test")]
 
 pub mod capture;
+pub mod replay;
 pub mod truth;

@@ -1,0 +1,6 @@
+//! Recorded captures are the judge: their listing agrees with the truth, however the capture was made.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod corpus;
+mod damage;
