@@ -8,6 +8,7 @@
 pub mod bench;
 pub mod build;
 pub mod checks;
+pub mod cli;
 pub mod demo;
 pub mod lab;
 pub mod setup;

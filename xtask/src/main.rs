@@ -1,82 +1,13 @@
 //! `cargo xtask`: every job of the project as a subcommand.
 #![forbid(unsafe_code)]
 
-use std::ffi::OsString;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Result, bail};
-use clap::{Parser, Subcommand};
-use xtask::build::{self, Profile};
-use xtask::checks::{self, Tests};
-use xtask::{bench, demo, setup, step};
-
-/// The jobs of the kafka-tracer project. Each installs what it needs by itself; tools are kept under the user's cache directory.
-#[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask")]
-struct Arguments {
-    #[command(subcommand)]
-    job: Job,
-}
-
-#[derive(Subcommand)]
-enum Job {
-    /// Install what the eBPF programs need to be built: the sources of Rust's core library, and bpf-linker.
-    Setup,
-    /// Build the eBPF programs and the daemon, with live capture.
-    Build {
-        /// Optimise the daemon, and build the eBPF programs without logging.
-        #[arg(long)]
-        release: bool,
-    },
-    /// Build, then run kafka-tracer with the arguments given (needs root to see the kernel).
-    Run {
-        /// Optimise the daemon, and build the eBPF programs without logging.
-        #[arg(long)]
-        release: bool,
-        /// Arguments of kafka-tracer; none means `run`.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<OsString>,
-    },
-    /// See it work: a real broker, Java and librdkafka clients, and their spans on the terminal (root; about a minute once set up).
-    Demo,
-    /// Run all tests: those of `cargo test`, then the live ones (root; fetches Kafka, builds clients and a Collector).
-    Test {
-        /// Only what `cargo test` runs: no root, no broker.
-        #[arg(long)]
-        no_live: bool,
-        /// Only the live tests.
-        #[arg(long, conflicts_with = "no_live")]
-        only_live: bool,
-        /// Run the tests whose names contain one of these.
-        filter: Vec<OsString>,
-    },
-    /// Check formatting, lints, documentation, and the licences of the dependencies.
-    Lint,
-    /// Measure: the line in memory, or (`bench live`, root) what the tracer costs a producer at full load.
-    Bench {
-        #[command(subcommand)]
-        kind: Option<Benchmark>,
-    },
-    /// Everything that must hold before a commit: `lint`, then `test`.
-    Ci,
-}
-
-#[derive(Subcommand)]
-enum Benchmark {
-    /// A producer at full load with the tracer and without, in turn: throughput, CPU, bytes lost.
-    Live {
-        /// How many pairs of runs.
-        #[arg(long, default_value_t = 10)]
-        pairs: usize,
-        /// Records of 1 KiB in each run.
-        #[arg(long, default_value_t = 1_000_000)]
-        records: u32,
-    },
-}
+use clap::Parser;
+use xtask::cli::{self, Arguments};
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().job) {
+    match cli::run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -86,40 +17,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn run(job: Job) -> Result<()> {
-    match job {
-        Job::Setup => {
-            let tools = setup::ensure()?;
-            step::note(&format!("ready: core's sources, {}", tools.bpf_linker.display()));
-            Ok(())
-        }
-        Job::Build { release } => {
-            let daemon = build::daemon(profile(release))?;
-            step::note(&format!("built {}", daemon.display()));
-            Ok(())
-        }
-        Job::Run { release, arguments } => {
-            let daemon = build::daemon(profile(release))?;
-            let arguments = if arguments.is_empty() { vec![OsString::from("run")] } else { arguments };
-            let error = Command::new(&daemon).args(arguments).exec();
-            bail!("cannot start {}: {error}", daemon.display())
-        }
-        Job::Demo => demo::run(),
-        Job::Test { no_live: true, filter, .. } => checks::test(Tests::Plain, &filter),
-        Job::Test { only_live: true, filter, .. } => checks::test(Tests::Live, &filter),
-        Job::Test { filter, .. } => checks::test(Tests::All, &filter),
-        Job::Lint => checks::lint(),
-        Job::Bench { kind: None } => bench::offline(),
-        Job::Bench { kind: Some(Benchmark::Live { pairs, records }) } => bench::live(bench::Live { pairs, records }),
-        Job::Ci => {
-            checks::lint()?;
-            checks::test(Tests::All, &[])
-        }
-    }
-}
-
-fn profile(release: bool) -> Profile {
-    if release { Profile::Release } else { Profile::Debug }
 }
