@@ -119,3 +119,45 @@ pub mod metric {
         (EXPORT_METRICS, "{data_point}", "Metric data points given to the exporter, by what became of them."),
     ];
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const PAGE: &str = include_str!("../../../docs/signals.md");
+
+    /// Names under the tracer's and the conventions' prefixes that stand in backquotes on the page.
+    fn on_the_page() -> BTreeSet<&'static str> {
+        let prefixes = ["messaging.", "kafka_tracer.", "kafka.", "server.", "network.", "error."];
+        PAGE.split('`').skip(1).step_by(2).filter(|name| prefixes.iter().any(|prefix| name.starts_with(prefix) && name != prefix)).collect()
+    }
+
+    #[test]
+    fn the_page_of_signals_names_what_exists_and_nothing_else() {
+        // Constants of this file, as written.
+        let source = include_str!("semconv.rs");
+        let defined: BTreeSet<&str> = source
+            .lines()
+            .filter(|line| line.trim_start().starts_with("pub const ") && line.contains(": &str = \""))
+            .filter_map(|line| line.split('"').nth(1))
+            .filter(|name| name.contains('.') && !name.contains('/') && !name.starts_with("service."))
+            .collect();
+        let page = on_the_page();
+        assert_eq!(defined.difference(&page).collect::<Vec<_>>(), Vec::<&&str>::new(), "not on the page");
+        assert_eq!(page.difference(&defined).collect::<Vec<_>>(), Vec::<&&str>::new(), "only on the page");
+        assert!(PAGE.contains(SCHEMA_URL) && PAGE.contains(SCOPE_NAME));
+    }
+
+    #[test]
+    fn health_counters_have_a_unit_and_a_meaning_once() {
+        let names: BTreeSet<_> = metric::HEALTH.iter().map(|(name, ..)| name).collect();
+        assert_eq!(names.len(), metric::HEALTH.len());
+        assert!(
+            metric::HEALTH
+                .iter()
+                .all(|(name, unit, meaning)| name.starts_with("kafka_tracer.") && !unit.is_empty() && meaning.ends_with('.'))
+        );
+    }
+}
