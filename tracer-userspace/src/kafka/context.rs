@@ -395,3 +395,250 @@ fn is_tracestate_value(value: &str) -> bool {
     let is_inner = |byte: u8| matches!(byte, 0x20..=0x7e) && byte != b',' && byte != b'=';
     !value.is_empty() && value.len() <= 256 && !value.ends_with(' ') && value.bytes().all(is_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::records::{Item, Limits, Origin, Scratch, batches};
+    use crate::kafka::wire::Payload;
+
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    const SPAN: &str = "00f067aa0ba902b7";
+
+    fn sized(out: &mut Vec<u8>, bytes: &[u8]) {
+        let mut zigzag = bytes.len() * 2;
+        while zigzag >= 0x80 {
+            out.push(u8::try_from(zigzag & 0x7f).unwrap() | 0x80);
+            zigzag >>= 7;
+        }
+        out.push(u8::try_from(zigzag).unwrap());
+        out.extend_from_slice(bytes);
+    }
+
+    /// What is found in one record with these headers; `None` is a null value.
+    fn extract_bytes(propagators: &str, headers: &[(&[u8], Option<&[u8]>)]) -> Extracted {
+        let mut body = vec![0, 0, 0, 1, 1, u8::try_from(headers.len() * 2).unwrap()];
+        for (name, value) in headers {
+            sized(&mut body, name);
+            match value {
+                Some(value) => sized(&mut body, value),
+                None => body.push(1),
+            }
+        }
+        let mut bytes = vec![0; 61];
+        bytes[16] = 2;
+        bytes[60] = 1;
+        sized(&mut bytes, &body);
+        let length = i32::try_from(bytes.len() - 12).unwrap();
+        bytes[8..12].copy_from_slice(&length.to_be_bytes());
+        let Some(Item::Batch(batch)) = batches(Payload::whole(&bytes), Origin::Fetch).next() else { panic!() };
+        let mut scratch = Scratch::default();
+        let record = batch.records(&mut scratch, Limits::default()).unwrap().next().unwrap().unwrap();
+        propagators.parse::<Propagators>().unwrap().extract(&record.headers)
+    }
+
+    fn extract(propagators: &str, headers: &[(&str, &str)]) -> Extracted {
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_bytes(), Some(value.as_bytes()))).collect();
+        extract_bytes(propagators, &headers)
+    }
+
+    /// Trace id and span id as hex, the flags and the propagator.
+    fn shown(extracted: &Extracted) -> Option<(String, String, u8, &'static str)> {
+        let context = extracted.context.as_ref()?;
+        let trace_id = format!("{:032x}", u128::from_be_bytes(context.trace_id));
+        Some((trace_id, format!("{:016x}", u64::from_be_bytes(context.span_id)), context.flags, context.propagator.name()))
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "it is compared with what may be none")]
+    fn expected(flags: u8, propagator: &'static str) -> Option<(String, String, u8, &'static str)> {
+        Some((TRACE.to_owned(), SPAN.to_owned(), flags, propagator))
+    }
+
+    /// thomhurst/Dekaf#3063 and the rules of W3C Trace Context, section 3.2.
+    #[test]
+    fn traceparents_are_judged_as_the_w3c_says() {
+        let good = [
+            (format!("00-{TRACE}-{SPAN}-01"), 1),
+            (format!("00-{TRACE}-{SPAN}-00"), 0),
+            (format!("00-{TRACE}-{SPAN}-03"), 3),
+            (format!("01-{TRACE}-{SPAN}-01"), 1),
+            (format!("01-{TRACE}-{SPAN}-01-extra"), 1),
+            (format!("cc-{TRACE}-{SPAN}-01-"), 1),
+        ];
+        for (value, flags) in good {
+            let extracted = extract("tracecontext", &[("traceparent", &value)]);
+            assert_eq!((shown(&extracted), extracted.malformed), (expected(flags, "tracecontext"), false), "{value}");
+        }
+        let bad = [
+            format!("00-{}-{SPAN}-01", "0".repeat(32)),
+            format!("00-{TRACE}-{}-01", "0".repeat(16)),
+            format!("00-{}-{SPAN}-01", TRACE.to_uppercase()),
+            format!("ff-{TRACE}-{SPAN}-01"),
+            format!("00-{TRACE}-{SPAN}-1"),
+            format!("00-{TRACE}-{SPAN}-012"),
+            format!("00-{TRACE}-{SPAN}-01-extra"),
+            format!("01-{TRACE}-{SPAN}-01.extra"),
+            format!("00-{TRACE}-{SPAN}_01"),
+            format!("00-{TRACE}0-{SPAN}-1"),
+            format!(" 00-{TRACE}-{SPAN}-01"),
+            "00".to_owned(),
+            "-".repeat(55),
+        ];
+        for value in bad {
+            let extracted = extract("tracecontext", &[("traceparent", &value)]);
+            assert_eq!((shown(&extracted), extracted.malformed), (None, true), "{value}");
+        }
+        let extracted = extract_bytes("tracecontext", &[(b"traceparent", Some(&[0xff; 55]))]);
+        assert!(extracted.malformed && extracted.context.is_none());
+    }
+
+    /// knative-extensions/eventing-kafka-broker#725, kamon-io/Kamon#1235: 64-bit ids are padded on the left.
+    #[test]
+    fn b3_is_read_in_both_its_forms_and_only_when_asked_for() {
+        let short = &TRACE[16..];
+        let padded = Some((format!("{}{short}", "0".repeat(16)), SPAN.to_owned(), 1, "b3"));
+        for (value, want) in [
+            (format!("{TRACE}-{SPAN}"), expected(0, "b3")),
+            (format!("{TRACE}-{SPAN}-0"), expected(0, "b3")),
+            (format!("{TRACE}-{SPAN}-1"), expected(1, "b3")),
+            (format!("{TRACE}-{SPAN}-d"), expected(1, "b3")),
+            (format!("{TRACE}-{SPAN}-1-05e3ac9a4f6e3b90"), expected(1, "b3")),
+            (format!("{short}-{SPAN}-1"), padded),
+        ] {
+            assert_eq!(shown(&extract("b3", &[("b3", &value)])), want, "{value}");
+            assert_eq!(extract("tracecontext,jaeger", &[("b3", &value)]), Extracted::default());
+        }
+        for value in [TRACE.to_owned(), format!("{}-{SPAN}", &TRACE[1..]), format!("{TRACE}-{}", &SPAN[1..]), "2".to_owned()] {
+            let extracted = extract("b3", &[("b3", &value)]);
+            assert_eq!((shown(&extracted), extracted.malformed), (None, true), "{value}");
+        }
+        for value in ["0", "1", "d"] {
+            assert_eq!(extract("b3", &[("b3", value)]), Extracted::default(), "a decision without a trace");
+        }
+        let ids = [("X-B3-TraceId", TRACE), ("x-b3-spanid", SPAN)];
+        for (more, flags) in [
+            (None, 0),
+            (Some(("x-b3-sampled", "1")), 1),
+            (Some(("x-b3-sampled", "true")), 1),
+            (Some(("x-b3-sampled", "0")), 0),
+            (Some(("X-B3-Flags", "1")), 1),
+            (Some(("x-b3-flags", "0")), 0),
+        ] {
+            let headers: Vec<_> = ids.into_iter().chain(more).collect();
+            assert_eq!(shown(&extract("b3multi", &headers)), expected(flags, "b3multi"), "{more:?}");
+        }
+        assert!(extract("b3multi", &ids[..1]).malformed, "half a context");
+        assert_eq!(extract("b3multi", &[("x-b3-sampled", "0")]), Extracted::default());
+    }
+
+    #[test]
+    fn jaeger_may_leave_out_leading_zeros_and_escape_its_colons() {
+        for (value, want) in [
+            (format!("{TRACE}:{SPAN}:0:1"), expected(1, "jaeger")),
+            (format!("{TRACE}:{SPAN}:1234:00"), expected(0, "jaeger")),
+            (format!("{TRACE}:{SPAN}::3"), expected(1, "jaeger")),
+            (format!("{TRACE}%3A{SPAN}%3A0%3A1"), expected(1, "jaeger")),
+            (format!("{TRACE}:{}:0:1", SPAN.trim_start_matches('0')), expected(1, "jaeger")),
+            ("1:2:0:1".to_owned(), Some((format!("{:032x}", 1), format!("{:016x}", 2), 1, "jaeger"))),
+        ] {
+            assert_eq!(shown(&extract("jaeger", &[("Uber-Trace-Id", &value)])), want, "{value}");
+        }
+        for value in ["1:2:0", "1:2:0:1:0", "0:2:0:1", "1:0:0:1", "1:2:0:100", "1:2:0:g", "1:2:0:", ":2:0:1", "1%3B2%3B0%3B1"] {
+            let extracted = extract("jaeger", &[("uber-trace-id", value)]);
+            assert_eq!((shown(&extracted), extracted.malformed), (None, true), "{value}");
+        }
+    }
+
+    #[test]
+    fn xray_is_read_whatever_the_order_of_its_parts() {
+        let root = format!("1-{}-{}", &TRACE[..8], &TRACE[8..]);
+        for (value, flags) in [
+            (format!("Root={root};Parent={SPAN};Sampled=1"), 1),
+            (format!("Sampled=0; Parent={SPAN}; Root={root}"), 0),
+            (format!("Self=1-x;Root={root};Parent={SPAN};Lineage=a:0"), 0),
+        ] {
+            assert_eq!(shown(&extract("xray", &[("X-Amzn-Trace-Id", &value)])), expected(flags, "xray"), "{value}");
+        }
+        for value in [format!("Root={root}"), format!("Parent={SPAN}"), format!("Root=2{};Parent={SPAN}", &root[1..])] {
+            assert!(extract("xray", &[("x-amzn-trace-id", &value)]).malformed, "{value}");
+        }
+    }
+
+    /// OpenTelemetry's Java agent, measured: the application's header first, the agent's behind it.
+    #[test]
+    fn the_last_header_of_a_name_wins_and_repetition_is_told() {
+        let (good, bad) = (format!("00-{TRACE}-{SPAN}-01"), "00-bad".to_owned());
+        let other = good.replace("4bf9", "ffff");
+        let extracted = extract("tracecontext", &[("traceparent", &other), ("x", "y"), ("TraceParent", &good)]);
+        assert_eq!((shown(&extracted), extracted.repeated), (expected(1, "tracecontext"), true));
+        let extracted = extract("tracecontext", &[("traceparent", &good), ("traceparent", &bad)]);
+        assert_eq!((shown(&extracted), extracted.malformed, extracted.repeated), (None, true, true));
+        let null: (&[u8], _) = (b"traceparent", None);
+        let extracted = extract_bytes("tracecontext", &[(b"traceparent", Some(good.as_bytes())), null]);
+        assert_eq!((shown(&extracted), extracted.malformed, extracted.repeated), (None, false, true));
+    }
+
+    /// dpkp/kafka-python#2004, DataDog/dd-trace-java#1631.
+    #[test]
+    fn null_and_empty_values_are_no_context_and_nothing_malformed() {
+        for headers in [&[(&b"a"[..], None)][..], &[(b"traceparent", None)], &[(b"traceparent", Some(&b""[..]))], &[(b"", None)]] {
+            assert_eq!(extract_bytes("tracecontext,b3,b3multi,jaeger,xray", headers), Extracted::default());
+        }
+    }
+
+    #[test]
+    fn the_first_propagator_in_the_list_that_is_valid_wins() {
+        let traceparent = format!("00-{TRACE}-{SPAN}-01");
+        let b3 = format!("{TRACE}-{SPAN}");
+        let both = [("traceparent", traceparent.as_str()), ("b3", b3.as_str())];
+        assert_eq!(shown(&extract("tracecontext,b3", &both)), expected(1, "tracecontext"));
+        assert_eq!(shown(&extract("b3,tracecontext", &both)), expected(0, "b3"));
+        let extracted = extract("tracecontext,b3", &[("traceparent", "00-bad"), ("b3", &b3)]);
+        assert_eq!((shown(&extracted), extracted.malformed), (expected(0, "b3"), true));
+        assert_eq!(extract("none", &both), Extracted::default());
+    }
+
+    #[test]
+    fn a_tracestate_is_kept_when_it_keeps_the_rules_and_a_traceparent_is_there() {
+        let traceparent = format!("00-{TRACE}-{SPAN}-01");
+        let state =
+            |value: &str| extract("tracecontext", &[("traceparent", &traceparent), ("tracestate", value)]).context.unwrap().tracestate;
+        for good in ["ot=th:8", "a=1,b=2", "tenant@vendor=x y", "a=1,,b=2", "0a=!"] {
+            assert_eq!(state(good).as_deref(), Some(good));
+        }
+        let many = (0..33).map(|i| format!("k{i}=v")).collect::<Vec<_>>().join(",");
+        for bad in ["", "a", "a=", "A=1", "a=1,a=2", "a=b=c", "a=\u{e4}", &many, &format!("{}=1", "k".repeat(257))] {
+            assert_eq!(state(bad), None, "{bad}");
+        }
+        assert_eq!(extract("tracecontext", &[("tracestate", "a=1")]), Extracted::default());
+    }
+
+    #[test]
+    fn the_list_of_propagators_has_opentelemetrys_syntax() {
+        use Propagator::{B3, B3Multi, Jaeger, TraceContext, XRay};
+        let all = "tracecontext, baggage ,b3,b3multi,jaeger,xray,b3".parse::<Propagators>().unwrap();
+        assert_eq!(all.order(), [TraceContext, B3, B3Multi, Jaeger, XRay]);
+        assert_eq!("none".parse::<Propagators>().unwrap().order(), []);
+        assert_eq!(Propagators::default(), "tracecontext,baggage".parse().unwrap());
+        assert_eq!("tracecontext,otrace".parse::<Propagators>().unwrap_err().name, "otrace");
+    }
+
+    #[test]
+    fn headers_that_cannot_be_read_to_their_end_are_not_believed() {
+        let traceparent = format!("00-{TRACE}-{SPAN}-01");
+        let mut body = vec![0, 0, 0, 1, 1, 4];
+        sized(&mut body, b"traceparent");
+        sized(&mut body, traceparent.as_bytes());
+        body.push(9);
+        let mut bytes = vec![0; 61];
+        (bytes[16], bytes[60]) = (2, 1);
+        sized(&mut bytes, &body);
+        let length = i32::try_from(bytes.len() - 12).unwrap();
+        bytes[8..12].copy_from_slice(&length.to_be_bytes());
+        let Some(Item::Batch(batch)) = batches(Payload::whole(&bytes), Origin::Fetch).next() else { panic!() };
+        let mut scratch = Scratch::default();
+        let record = batch.records(&mut scratch, Limits::default()).unwrap().next().unwrap().unwrap();
+        let extracted = Propagators::default().extract(&record.headers);
+        assert_eq!(extracted, Extracted { damaged: true, ..Extracted::default() });
+    }
+}

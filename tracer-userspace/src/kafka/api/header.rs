@@ -122,3 +122,107 @@ fn is_printable(bytes: &[u8], is_cut: bool) -> bool {
     };
     !text.chars().any(char::is_control)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::wire::DamageKind;
+
+    fn frame(api_key: i16, api_version: i16, client_id: Option<&[u8]>, rest: &[u8]) -> Vec<u8> {
+        let mut frame = [api_key.to_be_bytes(), api_version.to_be_bytes()].concat();
+        frame.extend((-7_i32).to_be_bytes());
+        frame.extend(client_id.map_or(-1, |id| i16::try_from(id.len()).unwrap()).to_be_bytes());
+        frame.extend(client_id.unwrap_or_default());
+        frame.extend(rest);
+        frame
+    }
+
+    /// DataDog/datadog-agent defs.h: a null client id is none, and not the empty one.
+    #[test]
+    fn headers_are_read_in_every_version_they_have() {
+        for (bytes, client_id, body_start) in [
+            (frame(18, 0, None, &[]), None, 10),
+            (frame(18, 2, Some(b""), &[]), Some(""), 10),
+            (frame(3, 8, Some(b"adm\xc3\xadn"), &[1]), Some("admín"), 16),
+            (frame(3, 12, Some(b"a"), &[0, 1]), Some("a"), 12),
+            (frame(3, 12, Some(b"a"), &[1, 200, 1, 2, 7, 7, 1]), Some("a"), 17),
+            (frame(7, 1, Some(b"a"), &[]), Some("a"), 11),
+            (frame(5_000, 1, Some(b"a"), &[]), Some("a"), 11),
+        ] {
+            let header = request_header(Payload::whole(&bytes)).unwrap();
+            assert_eq!((header.client_id, header.body_start, header.correlation_id), (client_id, body_start, -7), "{bytes:?}");
+            assert_eq!(Some(header.api_key), bytes.first_chunk().map(|key| i16::from_be_bytes(*key)));
+        }
+        let controlled_shutdown = [0, 7, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1];
+        let header = request_header(Payload::whole(&controlled_shutdown)).unwrap();
+        assert_eq!((header.client_id, header.body_start, header.correlation_id), (None, 8, 9), "version 0 has no client id");
+    }
+
+    #[test]
+    fn a_header_that_is_not_all_there_says_why() {
+        let bytes = frame(3, 12, Some(b"client"), &[0]);
+        for end in 0..bytes.len() {
+            let error = request_header(Payload::new(&bytes[..end], &[], bytes.len())).unwrap_err();
+            assert_eq!(error.kind(), DamageKind::Truncated, "{end}");
+            let error = request_header(Payload::whole(&bytes[..end])).unwrap_err();
+            assert_eq!(error.kind(), DamageKind::Malformed, "{end}");
+        }
+        for start in 0..bytes.len() {
+            let hole = start..start + 1;
+            let error = request_header(Payload::new(&bytes, std::slice::from_ref(&hole), bytes.len())).unwrap_err();
+            assert_eq!(error.kind(), DamageKind::Hole, "{start}");
+        }
+        let error = request_header(Payload::whole(&bytes[..12])).unwrap_err();
+        assert_eq!(error.to_string(), "`client_id` at byte 10 needs 6 bytes, 2 are left");
+    }
+
+    /// deepflowio/deepflow#520, coroot/coroot-node-agent#329, twmb/franz-go#1224: what is not Kafka is not taken for it.
+    #[test]
+    fn only_what_can_be_a_request_is_taken_for_one() {
+        let plausible = |bytes: &[u8]| plausible_request(i32::try_from(bytes.len()).unwrap(), bytes);
+        for good in [
+            frame(18, 3, Some(b"rdkafka"), &[0, 1, 1, 0]),
+            frame(18, 4, None, &[0, 1, 1, 0]),
+            frame(18, 99, Some(b"x"), &[0]),
+            frame(0, 9, Some("späti".as_bytes()), &[0, 0, 0, 1]),
+            frame(0, 15, Some(b"two versions above"), &[0]),
+            frame(1, 4, Some(&[b'a'; 255]), &[1, 2, 3]),
+            frame(7, 0, None, &[]),
+        ] {
+            assert!(plausible(&good), "{good:?}");
+            let size = i32::try_from(good.len()).unwrap();
+            for seen in 8..good.len() {
+                assert!(plausible_request(size, &good[..seen]), "{good:?} as far as byte {seen}");
+            }
+            assert!(!plausible_request(size, &good[..7]), "too few bytes to say");
+        }
+        for bad in [
+            frame(95, 0, Some(b"a"), &[]),
+            frame(-1, 0, Some(b"a"), &[]),
+            frame(24_706, 0, Some(b"a"), &[]),
+            frame(0, 16, Some(b"a"), &[0]),
+            frame(0, -1, Some(b"a"), &[]),
+            frame(18, 133, Some(b"a"), &[0]),
+            frame(3, 8, Some(b"a\0b"), &[]),
+            frame(3, 8, Some(b"a\nb"), &[]),
+            frame(3, 8, Some(&[0xff, 0xfe]), &[]),
+            frame(3, 8, Some(&[b'a'; 256]), &[]),
+            frame(3, 12, Some(b"a"), &[99]),
+            frame(3, 12, Some(b"a"), &[]),
+            b"GET / HTTP/1.1\r\nHost: kafka".to_vec(),
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(),
+        ] {
+            assert!(!plausible(&bad), "{bad:?}");
+        }
+        let mut too_long = frame(3, 8, Some(b"abc"), &[]);
+        too_long[9] = 9;
+        assert!(!plausible(&too_long), "a client id that does not fit");
+        too_long[8..10].copy_from_slice(&(-2_i16).to_be_bytes());
+        assert!(!plausible(&too_long), "a client id of length -2");
+        let good = frame(18, 0, None, &[]);
+        for size in [-1, 0, 7, 9, i32::MAX, i32::MIN, (256 << 20) + 1] {
+            assert!(!plausible_request(size, &good), "{size}");
+        }
+        assert!(plausible_request(256 << 20, &good));
+    }
+}

@@ -8,6 +8,8 @@
 
 mod batch;
 mod message_set;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 pub use batch::{Batch, ControlKind};
