@@ -1,6 +1,7 @@
 //! Recorded captures are the judge: their listing agrees with the truth, however the capture was made.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod corpus;
 mod damage;
+mod laws;

@@ -1,0 +1,402 @@
+//! What must hold however a capture was made: another file format, packets captured twice, cut differently or out of order,
+//! a start in the middle, packets that nobody captured.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde_json::Value;
+use tests::capture::{ACK, Capture, FIN, File, Ip, Link, RST, SYN, Segment};
+use tests::replay::{RECORDS, corpus, corpus_names, replay_bytes};
+use tests::truth::{lines, name_of, unix_ns};
+
+fn captures() -> Vec<(String, Capture)> {
+    let read = |name: String| {
+        let capture = Capture::read(&corpus().join(format!("{name}.pcap"))).unwrap();
+        (name, capture)
+    };
+    corpus_names().unwrap().into_iter().map(read).collect()
+}
+
+fn listing(capture: &Capture) -> String {
+    listing_of(&capture.to_pcap())
+}
+
+fn listing_of(file: &[u8]) -> String {
+    let replayed = replay_bytes(&RECORDS, file).unwrap();
+    assert_ne!(replayed.status, 1, "{}", replayed.message);
+    replayed.output
+}
+
+/// The lines without their times, in an order of their own: what must not depend on when bytes were seen.
+fn untimed(listing: &str) -> Vec<String> {
+    let mut untimed: Vec<String> = lines(listing)
+        .unwrap()
+        .into_iter()
+        .map(|mut line| {
+            line["time"].take();
+            line.to_string()
+        })
+        .collect();
+    untimed.sort();
+    untimed
+}
+
+/// A small generator of numbers, so that a failure can be repeated by its seed.
+struct Numbers(u64);
+
+impl Numbers {
+    /// A number below `bound`.
+    fn below(&mut self, bound: usize) -> usize {
+        // SplitMix64.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((z ^ (z >> 31)) % bound.max(1) as u64).unwrap()
+    }
+}
+
+#[test]
+fn every_file_format_and_link_type_gives_the_same_listing() {
+    let ways = [
+        (File::Pcap, Link::Vlan, Ip::AsIs),
+        (File::PcapBig, Link::QinQ, Ip::Options),
+        (File::PcapNs, Link::CookedV1, Ip::AsIs),
+        (File::PcapNg, Link::CookedV2, Ip::Six),
+        (File::PcapNgBig, Link::Raw, Ip::AsIs),
+        (File::PcapNg, Link::NullLittle, Ip::SixExtended),
+        (File::PcapBig, Link::NullBig, Ip::AsIs),
+        (File::PcapNs, Link::Loop, Ip::Six),
+        (File::PcapNg, Link::Raw, Ip::LengthZero),
+        (File::PcapNgBig, Link::Ethernet, Ip::AsIs),
+    ];
+    for (name, capture) in captures() {
+        let expected = listing_of(&std::fs::read(corpus().join(format!("{name}.pcap"))).unwrap());
+        assert!(listing(&capture) == expected, "{name}: as it was recorded");
+        for (file, link, ip) in ways {
+            let written = capture.write(file, link, ip, usize::MAX);
+            assert!(listing_of(&written) == expected, "{name} as {file:?}, {link:?}, {ip:?}");
+        }
+    }
+}
+
+#[test]
+fn packets_captured_twice_are_harmless() {
+    for (name, capture) in captures() {
+        let expected = listing(&capture);
+        let twice = |segment: &Segment| [segment.clone(), segment.clone()];
+        let doubled = Capture { segments: capture.segments.iter().flat_map(twice).collect() };
+        assert!(listing(&doubled) == expected, "{name}: each at once");
+        // As two interfaces of one host see them: the second copy a little later.
+        let mut late = Vec::new();
+        for pair in capture.segments.chunks(3) {
+            late.extend_from_slice(pair);
+            late.extend_from_slice(pair);
+        }
+        assert_eq!(untimed(&listing(&Capture { segments: late })), untimed(&expected), "{name}: three by three");
+    }
+}
+
+/// Cuts segments up, sends some again, and puts neighbours of one direction out of order.
+fn disturb(capture: &Capture, numbers: &mut Numbers) -> Capture {
+    let mut segments: Vec<Segment> = Vec::new();
+    for segment in &capture.segments {
+        let mut rest = segment.clone();
+        while rest.payload.len() > 1 && numbers.below(3) > 0 {
+            let mut first = rest.clone();
+            let at = 1 + numbers.below(rest.payload.len() - 1);
+            rest.payload = first.payload.split_off(at);
+            // The SYN counts as a byte before the payload, the FIN as one behind it.
+            let syn = u32::from(first.flags & SYN != 0);
+            rest.sequence = first.sequence.wrapping_add(u32::try_from(at).unwrap() + syn);
+            rest.flags &= !SYN;
+            first.flags &= !(FIN | RST);
+            segments.push(first);
+        }
+        segments.push(rest);
+    }
+    // Out of order within what one direction says before the other answers, and not across a SYN or an end.
+    let mut runs: BTreeMap<(SocketAddr, SocketAddr), Vec<usize>> = BTreeMap::new();
+    let mut all_runs = Vec::new();
+    for (i, segment) in segments.iter().enumerate() {
+        if segment.is_bare_ack() {
+            continue;
+        }
+        let this_way = (segment.source, segment.destination);
+        if let Some(run) = runs.remove(&(segment.destination, segment.source)) {
+            all_runs.push(run);
+        }
+        if segment.flags & (SYN | FIN | RST) != 0 {
+            all_runs.extend(runs.remove(&this_way));
+        } else {
+            runs.entry(this_way).or_default().push(i);
+        }
+    }
+    all_runs.extend(runs.into_values());
+    for run in all_runs {
+        for pair in 1..run.len() {
+            if numbers.below(2) == 0 {
+                let (one, other) = (run[pair - 1], run[pair]);
+                // Each keeps its place in time.
+                let times = (segments[one].time_ns, segments[other].time_ns);
+                segments.swap(one, other);
+                (segments[one].time_ns, segments[other].time_ns) = times;
+            }
+        }
+    }
+    // Sent again: some earlier segment of the last few, with its bytes cut at the other end.
+    let mut again = Vec::new();
+    for i in 0..segments.len() {
+        again.push(segments[i].clone());
+        if numbers.below(8) == 0 {
+            let mut copy = segments[i - numbers.below(4).min(i)].clone();
+            if copy.flags & (SYN | RST) == 0 {
+                copy.time_ns = segments[i].time_ns;
+                let cut = numbers.below(copy.payload.len() + 1);
+                copy.payload.truncate(copy.payload.len() - cut);
+                copy.flags &= !FIN;
+                again.push(copy);
+            }
+        }
+    }
+    Capture { segments: again }
+}
+
+#[test]
+fn any_cutting_reordering_and_repetition_gives_the_same_records() {
+    for (name, capture) in captures() {
+        let expected = untimed(&listing(&capture));
+        for seed in 0..4 {
+            let disturbed = disturb(&capture, &mut Numbers(seed));
+            assert_eq!(untimed(&listing(&disturbed)), expected, "{name}, seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn one_byte_at_a_time_gives_the_same_records() {
+    for (name, capture) in captures() {
+        if capture.segments.iter().map(|segment| segment.payload.len()).sum::<usize>() > 20_000 {
+            continue;
+        }
+        let mut segments = Vec::new();
+        for segment in &capture.segments {
+            let last = segment.payload.len().saturating_sub(1);
+            for (i, byte) in segment.payload.iter().enumerate() {
+                let sequence = segment.sequence.wrapping_add(u32::try_from(i).unwrap());
+                let flags = if i == last { segment.flags } else { segment.flags & !FIN };
+                segments.push(Segment { sequence, flags, payload: vec![*byte], ..*segment });
+            }
+            if segment.payload.is_empty() {
+                segments.push(segment.clone());
+            }
+        }
+        assert_eq!(untimed(&listing(&Capture { segments })), untimed(&listing(&capture)), "{name}");
+    }
+}
+
+/// True when `line` says nothing that `whole` does not: each field is the same, or not known, or not looked at.
+fn says_less(line: &Value, whole: &Value, ignored: &[&str]) -> bool {
+    let (Some(line), Some(whole)) = (line.as_object(), whole.as_object()) else { return false };
+    line.iter().all(|(field, value)| {
+        // What waits behind a hole may learn its group in the meantime.
+        let learnt = field == "group" && whole.get(field).is_some_and(Value::is_null);
+        value.is_null() || Some(value) == whole.get(field) || learnt || ignored.contains(&field.as_str())
+    })
+}
+
+/// Takes from `whole` the lines that `part` says, as far as it goes; returns what is left, or a line that is wrong.
+fn without(whole: &str, part: &str, ignored: &[&str]) -> Result<Vec<Value>, Value> {
+    let mut left = lines(whole).unwrap();
+    let mut part = lines(part).unwrap();
+    // Those that say most first, so that they find their own, and that of the same time before others.
+    part.sort_by_key(|line| line.as_object().map_or(0, |fields| fields.values().filter(|value| value.is_null()).count()));
+    let mut later = Vec::new();
+    for line in part {
+        match left.iter().position(|whole| says_less(&line, whole, ignored) && line["time"] == whole["time"]) {
+            Some(place) => drop(left.remove(place)),
+            None => later.push(line),
+        }
+    }
+    for line in later {
+        let Some(place) = left.iter().position(|whole| says_less(&line, whole, ignored)) else { return Err(line) };
+        left.remove(place);
+    }
+    Ok(left)
+}
+
+#[test]
+fn a_start_in_the_middle_gives_a_part_of_the_listing_and_nothing_wrong() {
+    for (name, capture) in captures() {
+        let whole = listing(&capture);
+        let packets = capture.segments.len();
+        let step = if packets <= 60 { 1 } else { packets / 30 };
+        for skipped in (0..=packets).step_by(step) {
+            let part = listing(&Capture { segments: capture.segments[skipped..].to_vec() });
+            if let Err(line) = without(&whole, &part, &[]) {
+                panic!("{name} without its first {skipped} packets: {} is not in the whole listing: {line}", name_of(&line));
+            }
+        }
+    }
+}
+
+#[test]
+fn packets_cut_by_the_capture_give_a_part_of_the_listing_and_nothing_wrong() {
+    for (name, capture) in captures() {
+        let whole = listing(&capture);
+        for snap_bytes in [54, 68, 96, 150, 256, 512, 1500] {
+            let part = listing_of(&capture.write(File::PcapNs, Link::Ethernet, Ip::AsIs, snap_bytes));
+            if let Err(line) = without(&whole, &part, &[]) {
+                panic!("{name} at {snap_bytes} bytes: {} is not in the whole listing: {line}", name_of(&line));
+            }
+        }
+    }
+}
+
+/// Where the frames of one direction lie, in bytes since its SYN, found without the tracer's code.
+struct Framing {
+    /// The sender connected: these are requests.
+    requests: bool,
+    first: u32,
+    /// Place of each frame, and the four bytes after its size and (requests) its API key and version.
+    frames: Vec<(std::ops::Range<usize>, [u8; 4])>,
+}
+
+type Way = (SocketAddr, SocketAddr);
+
+/// The frames of each direction whose SYN was seen (once), as far as sizes make sense.
+fn frames_of(capture: &Capture) -> BTreeMap<Way, Framing> {
+    let mut ways: BTreeMap<Way, Vec<(u32, bool)>> = BTreeMap::new();
+    for segment in capture.segments.iter().filter(|segment| segment.flags & SYN != 0) {
+        let syn = (segment.sequence.wrapping_add(1), segment.flags & ACK == 0);
+        let syns = ways.entry((segment.source, segment.destination)).or_default();
+        if !syns.contains(&syn) {
+            syns.push(syn);
+        }
+    }
+    let mut found = BTreeMap::new();
+    for (way, syns) in ways {
+        let [(first, requests)] = syns[..] else { continue };
+        let mut bytes = Vec::new();
+        for segment in capture.segments.iter().filter(|segment| (segment.source, segment.destination) == way) {
+            let place = segment.sequence.wrapping_sub(first) as usize;
+            if segment.flags & SYN == 0 && place <= bytes.len() {
+                bytes.truncate(place);
+                bytes.extend(&segment.payload);
+            }
+        }
+        let (mut frames, mut place) = (Vec::new(), 0);
+        while let Some(size) = bytes.get(place..place + 4) {
+            let end = place + 4 + u32::from_be_bytes(size.try_into().unwrap()) as usize;
+            let Some(frame) = bytes.get(place..end) else { break };
+            let id = frame.get(if requests { 8..12 } else { 4..8 }).map_or([0; 4], |id| id.try_into().unwrap());
+            frames.push((place..end, id));
+            place = end;
+        }
+        found.insert(way, Framing { requests, first, frames });
+    }
+    found
+}
+
+impl Framing {
+    fn range_of(&self, segment: &Segment) -> std::ops::Range<usize> {
+        let begin = segment.sequence.wrapping_sub(self.first) as usize;
+        begin..begin + segment.payload.len()
+    }
+}
+
+fn overlap(one: &std::ops::Range<usize>, other: &std::ops::Range<usize>) -> bool {
+    one.start < other.end && other.start < one.end
+}
+
+/// When the frames that a segment touches were seen, and the answers to those of them that are requests.
+fn times_touched(capture: &Capture, frames: &BTreeMap<Way, Framing>, lost: &Segment) -> Option<Vec<u64>> {
+    let way = (lost.source, lost.destination);
+    let this = frames.get(&way)?;
+    let touched = this.frames.iter().filter(|(range, _)| overlap(range, &this.range_of(lost)));
+    let touched: Vec<_> = touched.cloned().collect();
+    let mut parts: Vec<(Way, std::ops::Range<usize>)> = touched.iter().map(|(range, _)| (way, range.clone())).collect();
+    let back = (way.1, way.0);
+    if this.requests {
+        for (range, id) in &frames.get(&back)?.frames {
+            if touched.iter().any(|(_, asked)| asked == id) {
+                parts.push((back, range.clone()));
+            }
+        }
+    }
+    let holds_a_part = |segment: &&Segment| {
+        let way = (segment.source, segment.destination);
+        let Some(frames) = frames.get(&way) else { return false };
+        parts.iter().any(|(of, range)| *of == way && overlap(range, &frames.range_of(segment)))
+    };
+    Some(capture.segments.iter().filter(holds_a_part).map(|segment| segment.time_ns).collect())
+}
+
+/// True when the segment held a part of the only request and answer of its connection that are both there.
+fn is_only_pair(frames: &BTreeMap<Way, Framing>, lost: &Segment) -> bool {
+    let way = (lost.source, lost.destination);
+    let (Some(this), Some(back)) = (frames.get(&way), frames.get(&(way.1, way.0))) else { return false };
+    let left = this.frames.iter().filter(|(range, _)| !overlap(range, &this.range_of(lost)));
+    left.filter(|(_, id)| back.frames.iter().any(|(_, other)| other == id)).count() == 0
+}
+
+#[test]
+fn a_lost_packet_costs_only_the_frames_it_held_a_part_of() {
+    let mut wrong = Vec::new();
+    let mut held_to_it = 0;
+    for (name, capture) in captures() {
+        let whole = listing(&capture);
+        let frames = frames_of(&capture);
+        let with_data: Vec<usize> = (0..capture.segments.len()).filter(|i| !capture.segments[*i].payload.is_empty()).collect();
+        let step = with_data.len().div_ceil(30).max(1);
+        for lost in with_data.into_iter().step_by(step) {
+            let mut segments = capture.segments.clone();
+            let segment = segments.remove(lost);
+            let part = listing(&Capture { segments });
+            let left = match without(&whole, &part, &["time"]) {
+                Ok(left) => left,
+                Err(line) => {
+                    wrong.push(format!("{name} without packet {lost}: {} is not in the whole listing: {line}", name_of(&line)));
+                    continue;
+                }
+            };
+            let Some(times) = times_touched(&capture, &frames, &segment) else { continue };
+            if is_only_pair(&frames, &segment) {
+                // Without one nothing proves that the connection is Kafka.
+                continue;
+            }
+            held_to_it += 1;
+            let beyond = left.iter().filter(|line| {
+                let time = unix_ns(line["time"].as_str().unwrap()).unwrap();
+                !times.iter().any(|ns| i128::from(*ns) == time)
+            });
+            let beyond: Vec<_> = beyond.map(name_of).collect();
+            if !beyond.is_empty() {
+                wrong.push(format!("{name} without packet {lost}: also missing are {}", beyond.join(", ")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(held_to_it > 1000, "{held_to_it} losses were looked at");
+}
+
+#[test]
+fn many_lost_packets_give_a_part_of_the_listing_and_nothing_wrong() {
+    let (mut all, mut listed) = (0, 0);
+    for (name, capture) in captures() {
+        let whole = listing(&capture);
+        for seed in 0..6 {
+            all += whole.lines().count();
+            let mut numbers = Numbers(seed);
+            let mut segments = disturb(&capture, &mut numbers).segments;
+            segments.retain(|_| numbers.below(12) > 0);
+            let part = listing(&Capture { segments });
+            listed += part.lines().count();
+            if let Err(line) = without(&whole, &part, &["time"]) {
+                panic!("{name}, seed {seed}: {} is not in the whole listing: {line}", name_of(&line));
+            }
+        }
+    }
+    // One packet in twelve is lost, and requests and answers are cut into several. Most records come through all the same.
+    assert!(listed * 2 > all, "{listed} of {all} records are listed");
+}
