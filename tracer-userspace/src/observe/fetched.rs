@@ -145,9 +145,12 @@ pub(super) fn share_answered(
             }
         }
     }
-    for data in &response.responses {
+    for (i, data) in response.responses.iter().enumerate() {
+        let is_last_topic = i + 1 == response.responses.len();
         let topic = topic(data.topic, names);
-        for partition in &data.partitions {
+        for (i, partition) in data.partitions.iter().enumerate() {
+            // Where the answer breaks off, what was acquired stands behind that.
+            let is_cut = !answered.whole && is_last_topic && i + 1 == data.partitions.len();
             if partition.error_code != 0 {
                 failed(&topic, partition.partition_index, partition.error_code, group.as_ref(), answered, emit);
             }
@@ -167,7 +170,11 @@ pub(super) fn share_answered(
                 match item {
                     Item::Batch(batch) if batch.control_kind().is_some() => emit.counters.record("control", 1),
                     Item::Batch(batch) => {
-                        let rule = Rule::Acquired(&partition.acquired_records);
+                        let rule = if is_cut {
+                            Rule::Fetch { fetch_offset: None, skipped: None }
+                        } else {
+                            Rule::Acquired(&partition.acquired_records)
+                        };
                         fetched(&place, &batch, rule, answered, None, batches, emit);
                     }
                     Item::PartialTail { .. } => emit.counters.batch("partial_tail"),

@@ -146,6 +146,8 @@ struct Answered<'a> {
     peer: Peer,
     operation: Arc<Operation>,
     at: Timestamp,
+    /// The answer was read to its end. Else its last element may lack what follows in it.
+    whole: bool,
 }
 
 /// Kafka's facts.
@@ -226,7 +228,7 @@ impl Observer {
         let peer = peer(who);
         self.learn_from_answer(&client, &peer, &body, &response);
         let operation = self.operation(who, &client, &facts, Some((times, answer.declared_bytes)), throttle_ms(&response));
-        let answered = Answered { who: *who, client, peer, operation, at: times.1 };
+        let answered = Answered { who: *who, client, peer, operation, at: times.1, whole: damage.is_none() };
         let inter_broker = side_facts::is_inter_broker(facts.api_key, &body);
         let mut emit = Emit { hold: &mut self.hold, learnt: &mut self.learnt, counters, sink, now: times.1 };
         emit.give(Observation::Exchange(Exchange {
