@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+mod conformance;
 mod corpus;
 mod damage;
 mod laws;
