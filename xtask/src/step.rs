@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use crate::workspace;
 
 /// How long a step may be silent.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 /// Lines of a failed command's output that are shown.
 const SHOWN_LINES: usize = 30;
 
@@ -41,11 +41,7 @@ pub fn heading(what: &str, why: &str) {
 /// # Errors
 /// What `work` returns, with the step's name.
 pub fn step<T>(what: &str, why: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    heading(what, why);
-    let started = Instant::now();
-    let value = alive(started, work).with_context(|| format!("could not {what}"))?;
-    note(&format!("done in {}", seconds(started.elapsed())));
-    Ok(value)
+    under_heading(what, why, String::new, work)
 }
 
 /// Runs `command` as a step; its output goes to a file under `target/xtask`.
@@ -53,7 +49,9 @@ pub fn step<T>(what: &str, why: &str, work: impl FnOnce() -> Result<T>) -> Resul
 /// # Errors
 /// If the command cannot be started or fails; the end of its output is part of the message.
 pub fn run(what: &str, why: &str, command: &mut Command) -> Result<()> {
-    step(what, why, || quiet(what, command))
+    let log = log_path(what)?;
+    let last_line = || tail(&log, 1).trim().to_owned();
+    under_heading(what, why, last_line, || logged(command, &log))
 }
 
 /// Runs `command` without a heading; its output goes to a file that is named, and shown in part, if the command fails.
@@ -61,17 +59,33 @@ pub fn run(what: &str, why: &str, command: &mut Command) -> Result<()> {
 /// # Errors
 /// If the command cannot be started or fails.
 pub fn quiet(what: &str, command: &mut Command) -> Result<()> {
+    logged(command, &log_path(what)?)
+}
+
+fn under_heading<T>(what: &str, why: &str, doing: impl Fn() -> String + Send, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    heading(what, why);
+    let started = Instant::now();
+    let value = alive(started, doing, work).with_context(|| format!("could not {what}"))?;
+    note(&format!("done in {}", seconds(started.elapsed())));
+    Ok(value)
+}
+
+fn log_path(what: &str) -> Result<PathBuf> {
     let logs = workspace::target_dir().join("xtask");
     fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
     let name: String = what.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
-    let path = logs.join(format!("{name}-{}.log", std::process::id()));
-    let log = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    Ok(logs.join(format!("{name}-{}.log", std::process::id())))
+}
+
+fn logged(command: &mut Command, path: &Path) -> Result<()> {
+    let log = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
     let status = status(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log))?;
     if !status.success() {
-        bail!("{} ended with {status}; all of its output is in {}, the end of it:\n{}", words(command), path.display(), tail(&path));
+        let end = tail(path, SHOWN_LINES);
+        bail!("{} ended with {status}; all of its output is in {}, the end of it:\n{end}", words(command), path.display());
     }
     // A file that tells of success is of no use to anyone.
-    let _ = fs::remove_file(&path);
+    let _ = fs::remove_file(path);
     Ok(())
 }
 
@@ -117,13 +131,14 @@ pub fn seconds(time: Duration) -> String {
     }
 }
 
-/// Does `work` while another thread shows that time passes.
-fn alive<T>(started: Instant, work: impl FnOnce() -> T) -> T {
+/// Does `work` while another thread shows that time passes, and what is being done.
+fn alive<T>(started: Instant, doing: impl Fn() -> String + Send, work: impl FnOnce() -> T) -> T {
     let (done, wait) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
         scope.spawn(move || {
             while wait.recv_timeout(SIGN_OF_LIFE) == Err(mpsc::RecvTimeoutError::Timeout) {
-                note(&format!("still at it, {}", seconds(started.elapsed())));
+                let shown: String = doing().chars().take(80).collect();
+                note(&format!("{:>12}  {shown}", seconds(started.elapsed())));
             }
         });
         let value = work();
@@ -146,9 +161,10 @@ fn words(command: &Command) -> String {
     format!("`{text}`")
 }
 
-fn tail(path: &Path) -> String {
+/// The last lines of a file.
+fn tail(path: &Path, count: usize) -> String {
     let text = fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
-    let shown: Vec<String> = lines.iter().skip(lines.len().saturating_sub(SHOWN_LINES)).map(|line| format!("    {line}")).collect();
+    let shown: Vec<String> = lines.iter().skip(lines.len().saturating_sub(count)).map(|line| format!("    {line}")).collect();
     shown.join("\n")
 }
