@@ -65,7 +65,7 @@ fn live(filter: &[OsString], tally: &mut Tally) -> Result<()> {
     }
     Collector::ensure()?;
 
-    step::heading("kernel tests", "the eBPF programs and their traps, on this kernel");
+    step::heading("kernel tests", "the daemon with live capture, its programs and their traps, on this kernel");
     let mut kernel = workspace::cargo();
     kernel.args([
         "test",

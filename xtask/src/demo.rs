@@ -40,10 +40,10 @@ pub fn run() -> Result<()> {
     // The same spans twice: as text for the reader, and as OTLP for the check at the end.
     let receiver = Receiver::start()?;
     let mut tracer = Command::new(daemon);
-    tracer.arg("run").stdin(Stdio::null());
-    tracer.env("OTEL_TRACES_EXPORTER", "console,otlp").env("OTEL_METRICS_EXPORTER", "none");
+    let topics = SCENES.map(|(_, topic, ..)| topic).join(",");
+    tracer.args(["run", "--format", "text", "--log-level", "warn", "--topics", &topics]).stdin(Stdio::null());
     tracer.env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint()).env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json");
-    tracer.env("OTEL_BSP_SCHEDULE_DELAY", "200");
+    tracer.env("OTEL_METRICS_EXPORTER", "none").env("OTEL_BSP_SCHEDULE_DELAY", "200");
     let mut tracer = Ended(tracer.spawn().context("cannot start kafka-tracer")?);
     KernelObjects::wait_attached(tracer.0.id(), || match tracer.0.try_wait()? {
         Some(status) => bail!("kafka-tracer ended with {status}"),

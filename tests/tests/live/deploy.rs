@@ -55,7 +55,7 @@ fn the_binary_captures_from_a_bare_root_file_system() -> Result<()> {
             chroot \"$1\" /kafka-tracer run";
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", script, "bare"]).arg(&root).arg(cgroup).env_clear();
-    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").stdin(Stdio::null());
+    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("KAFKA_TRACER_CGROUP", "/host/cgroup").stdin(Stdio::null());
     let mut process = Process::start("bare", scratch.path(), &mut command)?;
     KernelObjects::wait_attached(process.pid(), || process.alive())?;
     let status = process.terminate(std::time::Duration::from_secs(15))?;
