@@ -181,14 +181,23 @@ pub struct Reader<'a> {
     end: usize,
     /// Up to here nothing is missing: takes below it need one comparison.
     good: usize,
+    /// Memory that elements of arrays may still take.
+    budget_bytes: usize,
     what: &'static str,
 }
+
+/// Memory that the elements of a frame's arrays may take, per captured byte. What clients and brokers write stays below 8;
+/// arrays of the smallest elements there are would come to 64.
+const BUDGET_PER_BYTE: usize = 16;
+/// And for the frame itself.
+const BUDGET_BASE_BYTES: usize = 64 << 10;
 
 impl<'a> Reader<'a> {
     /// At the payload's first byte.
     pub fn new(payload: Payload<'a>) -> Self {
         let good = payload.good_bytes().min(payload.declared_bytes);
-        Self { payload, position: 0, end: payload.declared_bytes, good, what: "frame" }
+        let budget_bytes = payload.bytes.len().saturating_mul(BUDGET_PER_BYTE).saturating_add(BUDGET_BASE_BYTES);
+        Self { payload, position: 0, end: payload.declared_bytes, good, budget_bytes, what: "frame" }
     }
 
     /// The same, at `position`.
@@ -214,6 +223,17 @@ impl<'a> Reader<'a> {
     /// An error about the field at hand.
     pub const fn invalid(&self, why: &'static str) -> DecodeError {
         DecodeError::Invalid { what: self.what, at: self.payload.start.saturating_add(self.position), why }
+    }
+
+    /// Accounts for `bytes` of memory that an element takes.
+    pub(crate) fn spend(&mut self, bytes: usize) -> Result<(), DecodeError> {
+        match self.budget_bytes.checked_sub(bytes) {
+            Some(left) => {
+                self.budget_bytes = left;
+                Ok(())
+            }
+            None => Err(self.invalid("more elements than any client or broker would write in so few bytes")),
+        }
     }
 
     /// The message ended here, with `left` bytes of its frame to go.

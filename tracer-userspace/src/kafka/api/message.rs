@@ -226,6 +226,7 @@ impl<'a, T: Wire<'a>> Wire<'a> for Vec<T> {
     fn read_into(&mut self, reader: &mut Reader<'a>, shape: Shape) -> Result<(), DecodeError> {
         let count = reader.length(shape.of_array())?.unwrap_or(0);
         for _ in 0..count {
+            reader.spend(size_of::<T>())?;
             let mut element = T::default();
             let read = element.read_into(reader, shape);
             if read.is_ok() || element.is_worth_keeping() {
@@ -248,6 +249,7 @@ impl<'a, T: Wire<'a>> Wire<'a> for Option<Vec<T>> {
         let Some(count) = reader.length(shape.of_array())? else { return Ok(()) };
         let elements = self.insert(Vec::new());
         for _ in 0..count {
+            reader.spend(size_of::<T>())?;
             let mut element = T::default();
             element.read_into(reader, shape)?;
             elements.push(element);
