@@ -1,7 +1,9 @@
 //! What the live tests share: a running source whose events are put together to streams, and bytes to send.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracer_userspace::source::ebpf::{PacketSource, SourceConfig};
@@ -9,6 +11,12 @@ use tracer_userspace::source::{CaptureEvent, Direction, EventKind, SocketKey};
 
 /// How long a test waits for what must come.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Tests run one after another: each sees the whole host's traffic, and some count what is loaded.
+pub(crate) fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A running source, and what it saw.
 pub(crate) struct Recorder {
@@ -39,6 +47,8 @@ pub(crate) struct SeenSocket {
 pub(crate) struct Stream {
     pub(crate) first: Option<u32>,
     pieces: Vec<(u32, Vec<u8>)>,
+    /// Bytes of the pieces by the time of their packet.
+    packets: HashMap<u64, usize>,
     pub(crate) end: Option<u32>,
     pub(crate) reset: bool,
 }
@@ -97,7 +107,9 @@ impl Seen {
             }
             EventKind::Data { direction, position, bytes, missing_bytes } => {
                 assert_eq!(missing_bytes, 0);
-                socket.way(direction).pieces.push((position, bytes.to_vec()));
+                let stream = socket.way(direction);
+                stream.pieces.push((position, bytes.to_vec()));
+                *stream.packets.entry(event.time.unix_ns()).or_default() += bytes.len();
             }
             EventKind::Close { direction, position, reset } => {
                 let stream = socket.way(direction);
@@ -118,9 +130,9 @@ impl SeenSocket {
 }
 
 impl Recorder {
-    /// Starts with defaults.
+    /// Starts with defaults, but for a ring that forgives the slowness of a test build.
     pub(crate) fn start() -> Self {
-        Self::start_with(SourceConfig::default())
+        Self::start_with(SourceConfig { ring_bytes: 256 << 20, ..SourceConfig::default() })
     }
 
     pub(crate) fn start_with(config: SourceConfig) -> Self {
@@ -156,6 +168,41 @@ impl Recorder {
         self.seen.sockets.iter().find(|(key, _)| (key.local, key.peer) == (local, peer))
     }
 
+    /// Sends both ways at the same time while reading events, and compares all four streams.
+    pub(crate) fn expect_exchange(&mut self, connection: Connection, up: &[u8], down: &[u8]) {
+        let [client, server] = connection.addresses();
+        let transfer = {
+            let (up, down) = (up.to_vec(), down.to_vec());
+            std::thread::spawn(move || exchange(connection, &up, &down))
+        };
+        assert!(self.until(|_| transfer.is_finished()), "the transfer takes too long");
+        transfer.join().unwrap();
+        self.expect_both_ends(client, server, up, down);
+    }
+
+    pub(crate) fn expect_both_ends(&mut self, client: SocketAddr, server: SocketAddr, up: &[u8], down: &[u8]) {
+        self.expect_stream(client, server, Direction::Sent, up);
+        self.expect_stream(server, client, Direction::Received, up);
+        self.expect_stream(client, server, Direction::Received, down);
+        self.expect_stream(server, client, Direction::Sent, down);
+    }
+
+    /// Events that the kernel counted as lost, whatever the reason.
+    pub(crate) fn lost(&self) -> u64 {
+        use tracer_common::counter::Counter;
+        let counters = self.source.counters().unwrap();
+        [Counter::LostRingFull, Counter::LostUnreadableBytes, Counter::LostTooLongBytes, Counter::LostNoState, Counter::SkippedHeaders]
+            .into_iter()
+            .map(|counter| counters.value(counter))
+            .sum()
+    }
+
+    /// Payload bytes of the largest packet that was seen.
+    pub(crate) fn largest_packet(&self) -> usize {
+        let streams = self.seen.sockets.values().flat_map(|socket| [&socket.sent, &socket.received]);
+        streams.flat_map(|stream| stream.packets.values()).copied().max().unwrap_or(0)
+    }
+
     /// Waits until a direction of a socket was seen whole, and compares it.
     pub(crate) fn expect_stream(&mut self, local: SocketAddr, peer: SocketAddr, direction: Direction, expected: &[u8]) {
         let len = expected.len();
@@ -183,6 +230,63 @@ impl Recorder {
             );
         }
     }
+}
+
+/// Both ends of a connection.
+pub(crate) struct Connection {
+    pub(crate) client: TcpStream,
+    pub(crate) server: TcpStream,
+}
+
+impl Connection {
+    /// A connection through a listener of its own.
+    pub(crate) fn over(address: &str) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        Self::to(&listener, || TcpStream::connect(listener.local_addr().unwrap()).unwrap())
+    }
+
+    pub(crate) fn to(listener: &TcpListener, connect: impl FnOnce() -> TcpStream) -> Self {
+        let client = connect();
+        let (server, _) = listener.accept().unwrap();
+        Self { client, server }
+    }
+
+    /// The client's address, and the server's.
+    pub(crate) fn addresses(&self) -> [SocketAddr; 2] {
+        [self.client.local_addr().unwrap(), self.server.local_addr().unwrap()]
+    }
+
+    /// Sends a request and its answer.
+    pub(crate) fn round_trip(&mut self, request: &[u8], answer: &[u8]) {
+        self.client.write_all(request).unwrap();
+        self.server.read_exact(&mut vec![0; request.len()]).unwrap();
+        self.server.write_all(answer).unwrap();
+        self.client.read_exact(&mut vec![0; answer.len()]).unwrap();
+    }
+}
+
+/// Sends both ways at the same time, checks what arrives, and closes. As with Kafka, the client speaks first.
+pub(crate) fn exchange(connection: Connection, up: &[u8], down: &[u8]) {
+    let Connection { client, server } = connection;
+    std::thread::scope(|scope| {
+        scope.spawn(|| (&client).write_all(up).unwrap());
+        let mut start = [0; 14];
+        (&server).read_exact(&mut start).unwrap();
+        scope.spawn(|| (&server).write_all(down).unwrap());
+        for (mut socket, got, wanted) in [(&client, 0, down), (&server, start.len(), up)] {
+            scope.spawn(move || {
+                let mut rest = vec![0; wanted.len() - got];
+                socket.read_exact(&mut rest).unwrap();
+                assert!(rest == wanted[got..], "the connection itself is broken");
+            });
+        }
+    });
+}
+
+pub(crate) fn kernel_is_at_least(major: u32, minor: u32) -> bool {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (major, minor)
 }
 
 /// A Metadata request of `len` bytes in all, behind its header random bytes.

@@ -15,6 +15,9 @@ use super::error::StartError;
 /// Inode of the root directory of the whole hierarchy. The root of a cgroup namespace looks the same but for this.
 const ROOT_INODE: u64 = 1;
 
+/// `CGROUP2_SUPER_MAGIC` (`linux/magic.h`).
+const CGROUP2_MAGIC: rustix::fs::FsWord = 0x6367_7270;
+
 /// The open root directory, and where it was found.
 pub(super) struct Root {
     pub(super) directory: OwnedFd,
@@ -26,6 +29,9 @@ pub(super) fn open_root(configured: Option<&Path>) -> Result<Root, StartError> {
     if let Some(path) = configured {
         let fail = |source| StartError::CgroupRoot { path: path.to_owned(), source };
         let directory: OwnedFd = File::open(path).map_err(fail)?.into();
+        if rustix::fs::fstatfs(&directory).map_err(|error| fail(error.into()))?.f_type != CGROUP2_MAGIC {
+            return Err(fail(io::Error::other("it is no directory of cgroup v2")));
+        }
         let inode = inode(&directory).map_err(fail)?;
         return root_of(directory, path.to_owned(), inode);
     }
@@ -123,10 +129,15 @@ mod tests {
     }
 
     #[test]
-    fn a_root_with_another_inode_is_a_namespace() {
-        let refused = open_root(Some(Path::new("/proc"))).err().map(|error| error.to_string());
-        let text = refused.unwrap_or_default();
-        assert!(text.is_empty() || text.contains("cgroup namespace"), "{text}");
-        assert!(matches!(open_root(Some(Path::new("/nonexistent"))), Err(StartError::CgroupRoot { .. })));
+    fn a_configured_root_that_is_no_cgroup_is_refused() {
+        for path in ["/nonexistent", "/proc", "/"] {
+            assert!(matches!(open_root(Some(Path::new(path))), Err(StartError::CgroupRoot { .. })), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_hierarchy_can_be_mounted_for_nobody_else_to_see() {
+        let directory = mount_privately().expect("root may mount cgroup v2");
+        assert_eq!(inode(&directory).unwrap(), ROOT_INODE, "tests run outside of cgroup namespaces");
     }
 }

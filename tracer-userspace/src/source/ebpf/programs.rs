@@ -141,9 +141,10 @@ fn kernel_version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// Which of the needed capabilities this process does not have.
+/// Which of the needed capabilities this thread does not have.
 fn missing_capabilities() -> Vec<&'static str> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    // Capabilities are the thread's: a service can have dropped those of others.
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     effective_capabilities(&status).map(missing_of).unwrap_or_default()
 }
 

@@ -321,3 +321,214 @@ fn address(bytes: [u8; 16], port: u16) -> SocketAddr {
     let address = Ipv6Addr::from(bytes);
     SocketAddr::new(address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4), port)
 }
+
+#[cfg(test)]
+mod tests {
+    use tracer_common::event::Head;
+
+    use super::*;
+
+    const LISTENER: u64 = 10;
+    const CHILD: u64 = 20;
+    const SERVER: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1];
+    const CLIENT: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
+
+    fn header(kind: Kind, cookie: u64, origin: u64, position: u32) -> EventHeader {
+        EventHeader {
+            boot_ns: 1,
+            cookie,
+            origin,
+            local: SERVER,
+            peer: CLIENT,
+            local_port: 9092,
+            peer_port: 40_000,
+            position,
+            kind: kind as u8,
+            direction: direction::RECEIVED,
+            ..EventHeader::default()
+        }
+    }
+
+    /// An event as it lies in the ring.
+    fn raw(header: EventHeader, rest: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend(header.boot_ns.to_ne_bytes());
+        bytes.extend(header.cookie.to_ne_bytes());
+        bytes.extend(header.origin.to_ne_bytes());
+        bytes.extend(header.local);
+        bytes.extend(header.peer);
+        bytes.extend(header.local_port.to_ne_bytes());
+        bytes.extend(header.peer_port.to_ne_bytes());
+        bytes.extend([header.pid, header.position, header.len, header.missing].iter().flat_map(|number| number.to_ne_bytes()));
+        bytes.extend([header.kind, header.direction, header.flags, header.state]);
+        bytes.extend(rest);
+        bytes
+    }
+
+    fn data(cookie: u64, origin: u64, position: u32, bytes: &[u8]) -> Vec<u8> {
+        let header = EventHeader { len: u32::try_from(bytes.len()).unwrap(), ..header(Kind::Data, cookie, origin, position) };
+        // The room in the ring is larger than what is in it.
+        raw(header, &[bytes, &[0xee; 40]].concat())
+    }
+
+    fn early(position: u32, bytes: &[u8]) -> Vec<u8> {
+        let mut event = data(LISTENER, LISTENER, position, bytes);
+        event[78] = flag::LISTENER;
+        event
+    }
+
+    fn open(cookie: u64, origin: u64, opening: Opening) -> Vec<u8> {
+        let numbers = [opening.flags, opening.sent_first, opening.received_first, 0, opening.head.position, opening.head.len];
+        let mut rest: Vec<u8> = numbers.iter().flat_map(|number| number.to_ne_bytes()).collect();
+        rest.extend(opening.head.bytes);
+        raw(header(Kind::Open, cookie, origin, 0), &rest)
+    }
+
+    /// What comes out, in words: scope, then what.
+    fn push(translator: &mut Translator, event: &[u8]) -> Vec<String> {
+        let mut out = Vec::new();
+        translator.push(event, Offset::measure(), &mut |event| {
+            let what = match event.kind {
+                EventKind::Open { direction, initiator, first_position } => format!("open {direction:?} {initiator} {first_position}"),
+                EventKind::Data { direction, position, bytes, .. } => {
+                    format!("{direction:?} {position} {}", String::from_utf8_lossy(bytes))
+                }
+                EventKind::Close { direction, position, reset } => format!("close {direction:?} {position} {reset}"),
+            };
+            out.push(format!("{} {what}", event.socket.scope));
+        });
+        out
+    }
+
+    #[test]
+    fn addresses_are_those_that_people_write() {
+        let mut translator = Translator::new();
+        let mut key = None;
+        translator.push(&data(CHILD, 0, 1, b"x"), Offset::measure(), &mut |event| key = Some(event.socket));
+        let key = key.unwrap();
+        assert_eq!((key.local.to_string(), key.peer.to_string()), ("10.0.0.1:9092".to_owned(), "[fd00::9]:40000".to_owned()));
+    }
+
+    #[test]
+    fn early_data_waits_for_the_socket_of_its_listener_and_addresses() {
+        let mut translator = Translator::new();
+        assert!(push(&mut translator, &early(100, b"abc")).is_empty());
+        assert!(push(&mut translator, &early(103, b"de")).is_empty());
+        let other_listener = push(&mut translator, &data(99, 98, 500, b"other"));
+        assert_eq!(other_listener, ["99 Received 500 other"], "equal addresses in another namespace");
+        let opening =
+            Opening { flags: opening::SENT_FIRST | opening::RECEIVED_FIRST, sent_first: 7, received_first: 100, ..Opening::default() };
+        assert_eq!(
+            push(&mut translator, &open(CHILD, LISTENER, opening)),
+            ["20 open Sent false 7", "20 open Received true 100", "20 Received 100 abc", "20 Received 103 de"]
+        );
+        assert_eq!(push(&mut translator, &early(105, b"f")), ["20 Received 105 f"], "what comes even later goes through at once");
+        assert_eq!(translator.counters(), EarlyCounters { joined: 3, given_up: 0, malformed: 0 });
+        assert_eq!(translator.waiting_bytes, 0);
+    }
+
+    #[test]
+    fn a_socket_that_does_not_know_its_listener_is_joined_by_addresses() {
+        let mut translator = Translator::new();
+        assert!(push(&mut translator, &early(100, b"abc")).is_empty());
+        assert_eq!(push(&mut translator, &data(CHILD, 0, 103, b"d")), ["20 Received 100 abc", "20 Received 103 d"]);
+        assert_eq!(push(&mut translator, &early(104, b"e")), ["20 Received 104 e"]);
+    }
+
+    #[test]
+    fn early_data_without_a_socket_is_given_up() {
+        let mut translator = Translator::new();
+        push(&mut translator, &early(1, b"abc"));
+        translator.expire(1 + WAIT_NS - 1);
+        assert_eq!(translator.counters().given_up, 0);
+        translator.expire(1 + WAIT_NS);
+        assert_eq!((translator.counters().given_up, translator.waiting_bytes), (1, 0));
+    }
+
+    #[test]
+    fn early_data_is_bounded() {
+        let mut translator = Translator::new();
+        for port in 0..3000u16 {
+            let mut event = early(1, &[7; 4096]);
+            event[58..60].copy_from_slice(&port.to_ne_bytes());
+            push(&mut translator, &event);
+            assert!(translator.waiting_bytes <= MAX_WAITING_BYTES && translator.waiting.len() <= MAX_WAITING);
+        }
+        assert_eq!(translator.counters().given_up, 3000 - 1024);
+        // One connection that sends without end: its oldest goes with it.
+        for position in 0..2000 {
+            push(&mut translator, &early(position, &[7; 4096]));
+            assert!(translator.waiting_bytes <= MAX_WAITING_BYTES);
+        }
+        assert!(translator.counters().given_up > 3000);
+    }
+
+    #[test]
+    fn gathered_bytes_come_before_the_segment_that_was_judged() {
+        let mut translator = Translator::new();
+        let mut head = Head { position: 50, len: 4, bytes: [0; 16] };
+        head.bytes[..4].copy_from_slice(b"head");
+        let opening = Opening { flags: opening::INITIATOR | opening::SENT_FIRST, sent_first: 50, head, ..Opening::default() };
+        assert_eq!(push(&mut translator, &open(CHILD, 0, opening)), ["20 open Sent true 50", "20 Received 50 head"]);
+        assert_eq!(push(&mut translator, &open(CHILD, 0, opening)), ["20 Received 50 head"], "two CPUs found it at the same time");
+        assert_eq!(push(&mut translator, &data(CHILD, 0, 54, b"rest")), ["20 Received 54 rest"]);
+    }
+
+    #[test]
+    fn ends_are_handed_on() {
+        let mut translator = Translator::new();
+        assert_eq!(push(&mut translator, &raw(header(Kind::Close, CHILD, 0, 77), b"")), ["20 close Received 77 false"]);
+        let reset = EventHeader { flags: flag::RESET, ..header(Kind::Close, CHILD, 0, 78) };
+        assert_eq!(push(&mut translator, &raw(reset, b"")), ["20 close Received 78 true"]);
+    }
+
+    #[test]
+    fn the_owner_is_who_said_so_or_who_was_found() {
+        let mut translator = Translator::new();
+        push(&mut translator, &data(CHILD, 0, 1, b"x"));
+        assert_eq!((translator.owner(CHILD), translator.ownerless().len()), (None, 1));
+        translator.learn_owners(&HashMap::from([(CHILD, 42)]));
+        assert_eq!((translator.owner(CHILD), translator.ownerless().len()), (Some(42), 0));
+        let said = EventHeader { pid: 43, ..header(Kind::Close, 21, 0, 1) };
+        push(&mut translator, &raw(said, b""));
+        assert_eq!((translator.owner(21), translator.ownerless().len()), (Some(43), 0));
+        // A socket that nobody holds is not asked for without end.
+        push(&mut translator, &data(22, 0, 1, b"x"));
+        for _ in 0..MAX_QUESTIONS {
+            assert_eq!(translator.ownerless().len(), 1);
+            translator.learn_owners(&HashMap::new());
+        }
+        assert!(translator.ownerless().is_empty());
+        // Nor one that was dismissed, or that ended.
+        for cookie in [23, 24] {
+            push(&mut translator, &data(cookie, 0, 1, b"x"));
+        }
+        translator.verdict(23, Verdict::Ignore);
+        push(&mut translator, &raw(EventHeader { flags: flag::RESET, ..header(Kind::Close, 24, 0, 1) }, b""));
+        assert!(translator.ownerless().is_empty());
+    }
+
+    #[test]
+    fn a_changed_verdict_makes_the_kernel_look_again() {
+        let mut translator = Translator::new();
+        push(&mut translator, &data(CHILD, 0, 1, b"x"));
+        assert!(!translator.verdict(CHILD, Verdict::Capture), "a candidate looks by itself");
+        assert!(!translator.verdict(CHILD, Verdict::Capture));
+        assert!(translator.verdict(CHILD, Verdict::Ignore));
+        assert!(translator.verdict(99, Verdict::Ignore), "of a forgotten socket nobody knows what it does");
+    }
+
+    #[test]
+    fn events_of_no_known_form_are_counted() {
+        let mut translator = Translator::new();
+        let whole = open(CHILD, 0, Opening::default());
+        for len in 0..whole.len() {
+            assert!(push(&mut translator, &whole[..len]).is_empty());
+        }
+        let mut too_long = data(CHILD, 0, 1, b"x");
+        too_long[68..72].copy_from_slice(&1000u32.to_ne_bytes());
+        assert!(push(&mut translator, &too_long).is_empty());
+        assert!(push(&mut translator, &raw(EventHeader { kind: 9, ..EventHeader::default() }, b"")).is_empty());
+        assert_eq!(translator.counters().malformed, u64::try_from(whole.len()).unwrap() + 2);
+    }
+}
