@@ -25,10 +25,12 @@ pub enum Counter {
     LostNoState = 8,
     /// Segments that arrived for a connection whose socket did not exist yet (deferred accept, fast open, a lost handshake packet).
     BeforeAccept = 9,
+    /// Segments that overtook the first of their connection.
+    Overtook = 10,
 }
 
 /// How many counters there are.
-pub const COUNTERS: u32 = 10;
+pub const COUNTERS: u32 = 11;
 
 impl Counter {
     /// All counters in the order of their indices.
@@ -43,6 +45,7 @@ impl Counter {
         Self::SkippedHeaders,
         Self::LostNoState,
         Self::BeforeAccept,
+        Self::Overtook,
     ];
 
     /// Name for logs and metrics.
@@ -59,6 +62,7 @@ impl Counter {
             Self::SkippedHeaders => "headers",
             Self::LostNoState => "no_state",
             Self::BeforeAccept => "before_accept",
+            Self::Overtook => "overtook",
         }
     }
 }

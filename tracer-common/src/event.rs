@@ -26,6 +26,8 @@ pub mod flag {
     pub const LISTENER: u8 = 1;
     /// The end was a reset.
     pub const RESET: u8 = 2;
+    /// The segment overtook the first of its connection, which will tell whether this one is wanted.
+    pub const OVERTOOK: u8 = 4;
 }
 
 /// Bits of [`Opening::flags`].

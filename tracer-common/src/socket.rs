@@ -38,8 +38,8 @@ pub struct Half {
     pub len: u32,
     /// Segments judged so far.
     pub judged: u32,
-    /// Always 0; keeps the size a multiple of eight.
-    pub reserved: u32,
+    /// 1 once a whole head was judged.
+    pub is_judged: u32,
     /// The bytes; only the first 14 are ever used. The verifier wants room for what could follow the fifteenth.
     pub bytes: [u8; 32],
 }

@@ -50,8 +50,19 @@ pub(crate) fn take_verdict(skb: *mut __sk_buff, socket: &mut Socket, config: &Co
     }
 }
 
-/// Judges a segment of a socket of which nothing is known yet: whether it makes the socket a candidate. Leaves in `head` the bytes that
-/// passed before the segment and that the judgement rests on.
+/// What a segment of a socket in state unknown is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Judgement {
+    /// Nothing that is looked for.
+    Other,
+    /// The start of a Kafka request, or what is taken for it.
+    Kafka,
+    /// Not the next in its stream, before anything is known of that. TCP keeps it, and it will not be sent again.
+    Overtook,
+}
+
+/// Judges a segment of a socket of which nothing is known yet. Leaves in `head` the bytes that passed before the segment and that the
+/// judgement rests on.
 #[inline(always)]
 pub(crate) fn judge(
     skb: *mut __sk_buff,
@@ -61,7 +72,7 @@ pub(crate) fn judge(
     config: &Config,
     sent: bool,
     head: &mut Head,
-) -> bool {
+) -> Judgement {
     if config.has_port_rules != 0 && socket.flags & flag::PORTS_CHECKED == 0 {
         socket.flags |= flag::PORTS_CHECKED;
         // SAFETY: `sk` is a full socket, checked for null by the caller.
@@ -70,28 +81,32 @@ pub(crate) fn judge(
         match port_rule(local, u32::from(peer)) {
             Some(rule) if rule == PortRule::Exclude as u32 => {
                 socket.state = State::Ignored as u32;
-                return false;
+                return Judgement::Other;
             }
-            Some(_) => return true,
+            Some(_) => return Judgement::Kafka,
             None => {}
         }
     }
     if socket.flags & flag::EXPECTED != 0 {
-        return true;
+        return Judgement::Kafka;
     }
     // Requests go from the end that connected to the end that accepted. Of older connections nobody knows which is which.
     let connected = socket.flags & flag::INITIATOR != 0;
     let is_older = !connected && socket.origin == 0;
     if !is_older && connected != sent {
-        return false;
+        return Judgement::Other;
     }
     let half = if sent { &mut socket.sent } else { &mut socket.received };
     if half.judged >= config.judged_segments {
-        return false;
+        return Judgement::Other;
     }
     half.judged += 1;
+    if !is_older && !sent && half.is_judged == 0 && is_ahead(sk, packet) {
+        return Judgement::Overtook;
+    }
     if half.len == 0 && packet.len >= HEAD_BYTES {
-        return is_kafka(skb, packet, is_older, head);
+        half.is_judged = 1;
+        return if is_kafka(skb, packet, is_older, head) { Judgement::Kafka } else { Judgement::Other };
     }
     // Two CPUs can be here with two segments of one direction. Counting up and then reading lets at most one of them find 1.
     add(&mut half.busy, 1);
@@ -100,7 +115,18 @@ pub(crate) fn judge(
     let alone = unsafe { (&raw const half.busy).read_volatile() } == 1;
     let found = alone && gather(skb, packet, half, is_older, head);
     add(&mut half.busy, u64::MAX);
-    found
+    if found { Judgement::Kafka } else { Judgement::Other }
+}
+
+/// Whether a segment that came is not the next that its socket waits for.
+#[inline(always)]
+fn is_ahead(sk: *mut bpf_sock, packet: &Packet) -> bool {
+    // SAFETY: `sk` is a full socket; the helper gives null for anything but TCP.
+    #[expect(unsafe_code, reason = "a helper, and the socket is a pointer")]
+    unsafe {
+        let tcp = generated::bpf_tcp_sock(sk);
+        !tcp.is_null() && packet.position.wrapping_sub((*tcp).rcv_nxt).cast_signed() > 0
+    }
 }
 
 /// Judges a segment of at least a head alone. `head` is only the place where its bytes are looked at.
@@ -135,6 +161,7 @@ fn gather(skb: *mut __sk_buff, packet: &Packet, half: &mut Half, is_older: bool,
             return false;
         }
         half.len = 0;
+        half.is_judged = 1;
         if let Some(first) = half.bytes.first_chunk() {
             head.bytes = *first;
         }

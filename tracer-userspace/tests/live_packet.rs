@@ -89,9 +89,13 @@ fn many_connections_at_once_lose_and_mix_nothing() {
     let (one, other) = (Namespace::new(), Namespace::new());
     one.join(&other);
     let mut recorder = Recorder::start();
-    let listener = other.run(|| TcpListener::bind("10.77.0.2:0").unwrap());
-    let connections: Vec<Connection> =
-        (0..4).map(|_| Connection::to(&listener, || one.run(|| TcpStream::connect(listener.local_addr().unwrap())).unwrap())).collect();
+    let connections: Vec<Connection> = ["10.77.0.2:0", "[fd77::2]:0", "10.77.0.2:0", "[fd77::2]:0"]
+        .into_iter()
+        .map(|address| {
+            let listener = other.run(|| TcpListener::bind(address).unwrap());
+            Connection::to(&listener, || one.run(|| TcpStream::connect(listener.local_addr().unwrap())).unwrap())
+        })
+        .collect();
     // Both ways at full speed: the program of one direction interrupts that of the other in the middle of a copy.
     let transfers: Vec<_> = connections
         .into_iter()
@@ -195,9 +199,13 @@ fn loss_repetition_and_reordering_on_the_line_change_no_byte() {
     let line = RoughLine::between(&one, &other);
     let mut recorder = Recorder::start();
     let listener = other.run(|| TcpListener::bind("10.77.0.2:0").unwrap());
-    for round in 0..6 {
-        let connection = Connection::to(&listener, || one.run(|| TcpStream::connect(listener.local_addr().unwrap())).unwrap());
-        recorder.expect_exchange(connection, &kafka_request(150_000 + round), &pseudo_random(150_000 - round));
+    let connect = || Connection::to(&listener, || one.run(|| TcpStream::connect(listener.local_addr().unwrap())).unwrap());
+    for round in 0..4 {
+        recorder.expect_exchange(connect(), &kafka_request(150_000 + round), &pseudo_random(150_000 - round));
+    }
+    // Many beginnings: the first segment of each can be lost or overtaken.
+    for round in 0..24 {
+        recorder.expect_exchange(connect(), &kafka_request(9_000 + round), &pseudo_random(100));
     }
     let counts = [&line.lost, &line.repeated, &line.delayed].map(|count| count.load(std::sync::atomic::Ordering::Relaxed));
     assert!(counts.iter().all(|count| *count > 0), "the line was not rough: {counts:?}");

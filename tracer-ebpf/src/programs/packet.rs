@@ -9,11 +9,12 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use tracer_common::config::{Config, PortRule};
 use tracer_common::counter::Counter;
-use tracer_common::event::{EventHeader, Head, direction};
+use tracer_common::event::{EventHeader, Head, direction, flag as event_flag};
 use tracer_common::judge;
 use tracer_common::limits::HEAD_BYTES;
 use tracer_common::socket::{Socket, State, flag};
 
+use crate::filter::Judgement;
 use crate::headers::{self, Packet, tcp_flag};
 use crate::maps::{CONFIG, SOCKETS, count};
 use crate::{capture, filter};
@@ -63,21 +64,29 @@ fn see(skb: *mut __sk_buff, sent: bool) {
         if socket.state == State::Ignored as u32 {
             return;
         }
-        let is_new = socket.state == State::Unknown as u32;
-        if is_new {
-            if packet.len == 0 || !filter::judge(skb, sk, socket, &packet, config, sent, &mut head) {
+        let mut judgement = Judgement::Other;
+        if socket.state == State::Unknown as u32 {
+            if packet.len == 0 {
                 return;
             }
-            socket.state = State::Candidate as u32;
+            judgement = filter::judge(skb, sk, socket, &packet, config, sent, &mut head);
+            match judgement {
+                Judgement::Other => return,
+                Judgement::Kafka => socket.state = State::Candidate as u32,
+                Judgement::Overtook => {
+                    count(Counter::Overtook, 1);
+                    header.flags = event_flag::OVERTOOK;
+                }
+            }
         }
         capture::describe(&mut header, skb, sk, socket, &packet);
-        if is_new {
+        if judgement == Judgement::Kafka {
             capture::open(sk, socket, &header, &head);
             trace(skb, "a socket became a candidate");
         }
     }
     capture::data(skb, &header, &packet);
-    if ends && !is_listener {
+    if ends && !is_listener && header.flags == 0 {
         capture::close(&header, &packet);
     }
 }

@@ -5,7 +5,8 @@
 //!
 //! The `connection` step sees, for each socket that could be Kafka: first [`EventKind::Open`](super::EventKind) for each direction whose
 //! first position is known (both, for connections that began after the tracer, but for a client that still connects; none for older ones),
-//! then the bytes, in the order of the ring, which is not that of the stream, and [`EventKind::Close`](super::EventKind).
+//! then the bytes, in the order of the ring, which is not that of the stream, and [`EventKind::Close`](super::EventKind). Two CPUs work on
+//! one connection: its first bytes can come just before its opening.
 
 mod cgroup;
 mod clock;
@@ -232,7 +233,7 @@ impl PacketSource {
         Ok(counters)
     }
 
-    /// What became of data that came before its connection had a socket.
+    /// What became of data that came before its connection had a socket, or before the first data of it.
     pub fn early_counters(&self) -> EarlyCounters {
         self.translator.counters()
     }

@@ -32,7 +32,7 @@ const MAX_OWNERLESS: usize = 4096;
 /// How often a socket's owner is asked for before it is taken for a socket that no process holds.
 const MAX_QUESTIONS: u8 = 5;
 
-/// What came of data that was seen before its socket.
+/// What came of data that was seen before its socket, or before the first data of its socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EarlyCounters {
     /// Segments that found their socket.
@@ -63,7 +63,8 @@ struct Known {
     questions: u8,
 }
 
-/// A connection as its listener sees it. The listener's cookie keeps equal addresses of two network namespaces apart.
+/// A connection as its listener sees it. The listener's cookie keeps equal addresses of two network namespaces apart. Of data that overtook
+/// the first of its connection it is the socket's own.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Place {
     listener: u64,
@@ -112,7 +113,13 @@ impl Translator {
                     return 0;
                 };
                 if header.flags & flag::LISTENER != 0 {
-                    self.early(&header, place, bytes, &mut out);
+                    let anywhere = Place { listener: 0, ..place };
+                    let cookie = self.accepted.get(&place).copied().or_else(|| self.accepted.get(&anywhere).copied());
+                    self.early(&header, place, cookie, bytes, &mut out);
+                } else if header.flags & flag::OVERTOOK != 0 {
+                    // Waits for its own socket to become a candidate.
+                    let own = Place { listener: header.cookie, ..place };
+                    self.early(&header, own, Some(header.cookie), bytes, &mut out);
                 } else {
                     let (key, pid) = self.socket(&header, place, &mut out);
                     out.data(key, pid, &header, bytes);
@@ -235,10 +242,9 @@ impl Translator {
         (key, pid, true)
     }
 
-    /// Data that came to a listener: goes to the connection's socket if that is known, and waits for it else.
-    fn early(&mut self, header: &EventHeader, place: Place, bytes: &[u8], out: &mut Out<'_>) {
-        let anywhere = Place { listener: 0, ..place };
-        let cookie = self.accepted.get(&place).copied().or_else(|| self.accepted.get(&anywhere).copied());
+    /// Data that came to a listener, or before what would tell what it is: goes to the connection's socket if that is known, and waits for
+    /// it else.
+    fn early(&mut self, header: &EventHeader, place: Place, cookie: Option<u64>, bytes: &[u8], out: &mut Out<'_>) {
         if let Some(known) = cookie.and_then(|cookie| self.sockets.get(&cookie)) {
             self.counters.joined += 1;
             out.data(known.key, known.pid, header, bytes);
@@ -268,7 +274,8 @@ impl Translator {
             };
             found.copied().and_then(|found| self.waiting.remove(&found))
         });
-        for held in held.into_iter().flatten() {
+        let overtook = self.waiting.remove(&Place { listener: cookie, ..place });
+        for held in held.into_iter().chain(overtook).flatten() {
             self.waiting_bytes -= held.bytes.len();
             self.counters.joined += 1;
             out.data(key, pid, &held.header, &held.bytes);
@@ -443,6 +450,24 @@ mod tests {
         assert_eq!(translator.counters().given_up, 0);
         translator.expire(1 + WAIT_NS);
         assert_eq!((translator.counters().given_up, translator.waiting_bytes), (1, 0));
+    }
+
+    #[test]
+    fn data_that_overtook_the_first_waits_for_it() {
+        let mut translator = Translator::new();
+        let overtook = |position, bytes: &[u8]| {
+            let mut event = data(CHILD, LISTENER, position, bytes);
+            event[78] = flag::OVERTOOK;
+            event
+        };
+        assert!(push(&mut translator, &overtook(103, b"second")).is_empty());
+        assert!(push(&mut translator, &early(95, b"zeroth")).is_empty());
+        let opening = Opening { flags: opening::RECEIVED_FIRST, received_first: 95, ..Opening::default() };
+        assert_eq!(
+            push(&mut translator, &open(CHILD, LISTENER, opening)),
+            ["20 open Received true 95", "20 Received 95 zeroth", "20 Received 103 second"]
+        );
+        assert_eq!(push(&mut translator, &overtook(109, b"third")), ["20 Received 109 third"]);
     }
 
     #[test]
