@@ -6,6 +6,7 @@
 pub mod connection;
 pub mod correlate;
 pub mod counters;
+pub mod daemon;
 pub mod enrich;
 pub mod export;
 pub mod frame;

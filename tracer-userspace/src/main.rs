@@ -6,6 +6,8 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+#[cfg(feature = "live")]
+use tracer_userspace::daemon::{Ended, RunArgs, run};
 use tracer_userspace::replay::{ReplayArgs, ReplayError, ReplayStatus, replay};
 
 /// Shows what happens to Kafka messages on this host, without touching a program.
@@ -17,17 +19,41 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
+#[cfg_attr(feature = "live", expect(clippy::doc_markdown, reason = "help texts are shown as they are written"))]
 enum Command {
     /// Run the whole line over capture files: no root, no kernel
     ///
     /// Exit status: 0 when Kafka was decoded, 2 when the captures hold none, 1 when a file cannot be read as a capture
     /// (what was good before the damage is listed all the same).
     Replay(ReplayArgs),
+
+    /// Watch the Kafka connections of this host, and tell what happens by OTLP or as text
+    ///
+    /// Needs root (or CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_PTRACE), Linux 5.8 and cgroup v2. Spans are printed unless
+    /// OTEL_EXPORTER_OTLP_ENDPOINT says where to send them. Exit status: 0 when all was delivered, 1 when it could not start or
+    /// capture failed, 3 when it ended with spans undelivered.
+    #[cfg(feature = "live")]
+    Run(Box<RunArgs>),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
+        #[cfg(feature = "live")]
+        Command::Run(args) => run_daemon(&args),
         Command::Replay(args) => run_replay(&ReplayArgs { terminal: io::stdout().is_terminal(), ..args }),
+    }
+}
+
+#[cfg(feature = "live")]
+fn run_daemon(args: &RunArgs) -> ExitCode {
+    match run(args) {
+        Ok(Ended::Clean) => ExitCode::SUCCESS,
+        Ok(Ended::Failed) => ExitCode::FAILURE,
+        Ok(Ended::Unsent) => ExitCode::from(3),
+        Err(error) => {
+            eprintln!("kafka-tracer: {}", chain(&error));
+            ExitCode::FAILURE
+        }
     }
 }
 

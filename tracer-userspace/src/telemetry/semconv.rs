@@ -83,6 +83,7 @@ pub mod metric {
     pub const CAPTURE_BYTES: &str = "kafka_tracer.capture.bytes";
     pub const CAPTURE_EVENTS: &str = "kafka_tracer.capture.events";
     pub const CAPTURE_LOST: &str = "kafka_tracer.capture.lost";
+    pub const CAPTURE_LOST_EVENTS: &str = "kafka_tracer.capture.lost_events";
     pub const STREAM_GAPS: &str = "kafka_tracer.stream.gaps";
     pub const STREAM_LOST: &str = "kafka_tracer.stream.lost";
     pub const FRAMES: &str = "kafka_tracer.frames";
@@ -93,6 +94,7 @@ pub mod metric {
     pub const RECORDS: &str = "kafka_tracer.records";
     pub const SPANS: &str = "kafka_tracer.spans";
     pub const EXPORT_SPANS: &str = "kafka_tracer.export.spans";
+    pub const EXPORT_LINES: &str = "kafka_tracer.export.lines";
     pub const EXPORT_REQUESTS: &str = "kafka_tracer.export.requests";
     pub const EXPORT_METRICS: &str = "kafka_tracer.export.metrics";
 
@@ -101,6 +103,7 @@ pub mod metric {
         (CAPTURE_BYTES, "By", "Bytes of sockets that were captured."),
         (CAPTURE_EVENTS, "{event}", "Events that the source handed over."),
         (CAPTURE_LOST, "By", "Bytes that were seen and not captured, by reason."),
+        (CAPTURE_LOST_EVENTS, "{event}", "Events of the kernel that were lost or could not be told, by reason."),
         (STREAM_GAPS, "{gap}", "Holes in observed streams."),
         (STREAM_LOST, "By", "Bytes of observed streams that are in no frame, by reason."),
         (BATCHES, "{batch}", "Batches that were not read to their end, by reason."),
@@ -115,6 +118,7 @@ pub mod metric {
         (RECORDS, "{record}", "Records, by what became of them."),
         (SPANS, "{span}", "Spans, by what became of them."),
         (EXPORT_SPANS, "{span}", "Spans given to the exporter, by what became of them."),
+        (EXPORT_LINES, "{line}", "Lines of text that were not printed, because printing was too slow."),
         (EXPORT_REQUESTS, "{request}", "Requests of the exporter, by how they ended."),
         (EXPORT_METRICS, "{data_point}", "Metric data points given to the exporter, by what became of them."),
     ];

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use hashlink::LruCache;
 use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::error::OTelSdkError;
+use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 use opentelemetry_sdk::trace::SpanExporter as _;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -36,6 +37,18 @@ use crate::telemetry::{FinishedSpan, HealthSnapshot, ResourceKey};
 const MAX_EXPORTERS: usize = 1_000;
 /// Requests on their way at a time.
 const MAX_IN_FLIGHT: usize = 8;
+
+/// Meters that can be read.
+pub trait MetricSource: Send + Sync + std::fmt::Debug {
+    /// Reads them and hands them over, one resource a call.
+    fn collect(&self, each: &mut dyn FnMut(&ResourceMetrics));
+}
+
+impl MetricSource for MetricSources {
+    fn collect(&self, each: &mut dyn FnMut(&ResourceMetrics)) {
+        self.collect(each);
+    }
+}
 
 /// Exports spans and metrics by OTLP until it is shut down.
 #[derive(Debug)]
@@ -95,7 +108,7 @@ fn add(counter: &AtomicU64, count: usize) {
 
 impl Otlp {
     /// Starts to export what `settings` send by OTLP; `None` when they send nothing that way.
-    pub fn start(settings: &Settings, metrics: Option<MetricSources>) -> Result<Option<Self>, TransportError> {
+    pub fn start(settings: &Settings, metrics: Vec<Box<dyn MetricSource>>) -> Result<Option<Self>, TransportError> {
         if settings.traces.otlp.is_none() && settings.metrics.otlp.is_none() {
             return Ok(None);
         }
@@ -136,7 +149,7 @@ impl Otlp {
                 drop(finished);
             });
         }
-        if let (Some(endpoint), Some(sources)) = (&settings.metrics.otlp, metrics) {
+        if let Some(endpoint) = &settings.metrics.otlp {
             let transport = match &traces_transport {
                 Some(transport) => transport.shared_or_new(endpoint.clone())?,
                 None => Transport::new(endpoint.clone())?,
@@ -145,7 +158,8 @@ impl Otlp {
             let exporter = transport.metric_exporter(collection.temporality)?;
             let (finished, receiver) = std::sync::mpsc::channel();
             done.push(receiver);
-            let sender = MetricSender { shared: Arc::clone(&shared), link: Link::new(transport, "metrics"), collection, exporter, sources };
+            let sender =
+                MetricSender { shared: Arc::clone(&shared), link: Link::new(transport, "metrics"), collection, exporter, sources: metrics };
             runtime.spawn(async move {
                 sender.run().await;
                 drop(finished);
@@ -390,7 +404,7 @@ struct MetricSender {
     link: Link,
     collection: Collection,
     exporter: opentelemetry_otlp::MetricExporter,
-    sources: MetricSources,
+    sources: Vec<Box<dyn MetricSource>>,
 }
 
 impl MetricSender {
@@ -417,7 +431,7 @@ impl MetricSender {
     fn send_all(mut self) -> Self {
         let Self { shared, link, collection, exporter, sources } = &mut self;
         let mut away = false;
-        sources.collect(&mut |metrics| {
+        let mut each = |metrics: &ResourceMetrics| {
             if away {
                 add(&shared.counters.failed_metrics, 1);
                 return;
@@ -439,7 +453,10 @@ impl MetricSender {
                     add(&shared.counters.failed_requests, 1);
                 }
             }
-        });
+        };
+        for source in sources {
+            source.collect(&mut each);
+        }
         self
     }
 }

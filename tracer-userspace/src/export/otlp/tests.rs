@@ -216,7 +216,7 @@ fn settings(endpoint: Endpoint) -> Settings {
 }
 
 fn start(settings: &Settings) -> Otlp {
-    Otlp::start(settings, None).unwrap().unwrap()
+    Otlp::start(settings, Vec::new()).unwrap().unwrap()
 }
 
 fn counted(otlp: &Otlp, name: &str, result: &str) -> u64 {
@@ -404,7 +404,7 @@ fn failures_are_told_apart_by_the_exporters_words() {
 
 #[test]
 fn nothing_is_started_when_nothing_goes_by_otlp() {
-    assert!(Otlp::start(&Settings::default(), None).unwrap().is_none());
+    assert!(Otlp::start(&Settings::default(), Vec::new()).unwrap().is_none());
 }
 
 #[test]
@@ -413,7 +413,7 @@ fn a_certificate_that_cannot_be_read_is_an_error_at_the_start() {
         let mut endpoint = endpoint(protocol, ([127, 0, 0, 1], 1).into());
         endpoint.url = endpoint.url.replace("http:", "https:");
         endpoint.certificate = Some("/does/not/exist.pem".into());
-        let error = Otlp::start(&settings(endpoint), None).unwrap_err().to_string();
+        let error = Otlp::start(&settings(endpoint), Vec::new()).unwrap_err().to_string();
         assert!(error.contains("/does/not/exist.pem"), "{error}");
     }
 }

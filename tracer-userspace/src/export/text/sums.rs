@@ -255,7 +255,13 @@ fn percent(part: u64, whole: u64) -> String {
 /// A counter's line, when it is one of losses and something was lost.
 fn loss(value: &HealthValue) -> Option<String> {
     let good = match value.name {
-        metric::CAPTURE_LOST | metric::STREAM_GAPS | metric::STREAM_LOST | metric::OBSERVATIONS_UNNAMED | metric::CONTEXTS => &[][..],
+        metric::CAPTURE_LOST
+        | metric::CAPTURE_LOST_EVENTS
+        | metric::EXPORT_LINES
+        | metric::STREAM_GAPS
+        | metric::STREAM_LOST
+        | metric::OBSERVATIONS_UNNAMED
+        | metric::CONTEXTS => &[][..],
         metric::CONNECTIONS_SEEN => &["kafka", "other"],
         metric::FRAMES => &["decoded", "sasl_token"],
         metric::RECORDS => &["control"],

@@ -1,0 +1,23 @@
+//! `kafka-tracer run`: the daemon. Supervises capture, the line and the exporters; starts them in order and ends them in
+//! order: detach, drain, flush.
+//!
+//! In: [`RunArgs`], the environment, signals. Out: spans and metrics through `export`, a log on standard error, and how
+//! it ended. Live capture itself needs feature `live`.
+
+#![forbid(unsafe_code)]
+
+mod args;
+#[cfg(any(feature = "live", test))]
+mod lines;
+#[cfg(any(feature = "live", test))]
+mod log;
+#[cfg(feature = "live")]
+mod run;
+mod settings;
+#[cfg(feature = "live")]
+mod teller;
+
+pub use args::{CoordinatesArg, HeadersArg, OutputArg, RunArgs, SidesArg};
+#[cfg(feature = "live")]
+pub use run::{DaemonError, Ended, run};
+pub use settings::{Settings, SettingsError};

@@ -1,0 +1,311 @@
+//! The running daemon: one thread captures and drives the line, one task listens for signals, the exporters have theirs.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use opentelemetry::KeyValue;
+use opentelemetry_sdk::Resource;
+use tokio::signal::unix::{SignalKind, signal};
+use tracer_common::counter::Counter;
+use tracing::{debug, error, info, warn};
+
+use super::args::RunArgs;
+use super::lines::Lines;
+use super::log;
+use super::settings::{Settings, SettingsError};
+use super::teller::{SharedHealth, Teller};
+use crate::counters::Counters;
+use crate::enrich::Enricher;
+use crate::export::Otlp;
+use crate::export::otlp::{Flushed, MetricSource, TransportError};
+use crate::export::text::{Text, may_colour};
+use crate::pipeline::Pipeline;
+use crate::source::ebpf::{PacketSource, SourceConfig, SourceError, StartError};
+use crate::source::{CaptureEvent, SocketKey, Verdict};
+use crate::telemetry::metrics::{HealthMeter, Metrics};
+use crate::telemetry::semconv::{self, metric};
+use crate::telemetry::{HealthSnapshot, ResourceKey, Telemetry};
+use crate::time::Timestamp;
+
+/// How long one look at the source may wait: a signal is obeyed within this time.
+const POLL: Duration = Duration::from_millis(50);
+/// How often the tracer's health is put on its meter.
+const HEALTH: Duration = Duration::from_secs(5);
+/// How long the last look for what the kernel had handed over may take.
+const LAST_LOOK: Duration = Duration::from_millis(500);
+
+/// Why the daemon does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DaemonError {
+    /// A setting makes no sense.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// Live capture cannot start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// An exporter cannot start.
+    #[error(transparent)]
+    Export(#[from] TransportError),
+    /// A thread cannot be started, or signals not be received.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// How the daemon ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Asked to, with everything delivered.
+    Clean,
+    /// Asked to, but not all was delivered in time.
+    Unsent,
+    /// Capture failed.
+    Failed,
+}
+
+/// Runs until a signal, the set duration or a failure ends it.
+///
+/// # Errors
+/// When it cannot start. What fails later is logged, and told by the result.
+pub fn run(args: &RunArgs) -> Result<Ended, DaemonError> {
+    let complaint = log::start(&args.log_level);
+    let settings = Settings::new(args, &|name| std::env::var(name).ok())?;
+    for warning in complaint.iter().chain(&settings.warnings) {
+        warn!("{warning}");
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    listen(Arc::clone(&stop))?;
+    let mut enricher = Enricher::new(settings.enrich.clone());
+    let own = own_resource(&mut enricher);
+    let metrics = Metrics::new(settings.metrics.clone());
+    let health = Arc::new(Mutex::new(HealthMeter::new(own, &settings.metrics)));
+    let sources: Vec<Box<dyn MetricSource>> = vec![Box::new(metrics.sources()), Box::new(SharedHealth(Arc::clone(&health)))];
+    // Capture last: once it runs, all is there to take what it sees.
+    let otlp = Otlp::start(&settings.export, sources)?;
+    let source = PacketSource::start(SourceConfig {
+        ring_bytes: settings.ring_bytes,
+        force_ports: args.ports.clone(),
+        exclude_ports: args.exclude_ports.clone(),
+        cgroup_root: args.cgroup.clone(),
+        ..SourceConfig::default()
+    })?;
+    let text = if settings.export.traces.console { Some(text(&settings)?) } else { None };
+    announce(args, &settings);
+    let teller = Teller::new(Telemetry::new(settings.spans.clone()), metrics, health, enricher, otlp, text);
+    let daemon = Daemon {
+        source,
+        pipeline: Pipeline::new(settings.pipeline.clone()),
+        teller,
+        stop,
+        end: settings.duration.map(|duration| Instant::now() + duration),
+        own_pid: args.exclude_self.then(std::process::id),
+        last_health: Instant::now(),
+    };
+    let deadline = settings.shutdown_timeout;
+    let thread = std::thread::Builder::new().name("capture".to_owned()).spawn(move || daemon.run(deadline));
+    let thread = thread.map_err(|source| DaemonError::System { what: "start the capturing thread", source })?;
+    Ok(thread.join().unwrap_or_else(|_| {
+        error!("The capturing thread ended by a defect of the tracer; nothing more is captured. Please report it.");
+        Ended::Failed
+    }))
+}
+
+fn text(settings: &Settings) -> Result<(Text<Lines>, super::lines::Writer), DaemonError> {
+    use std::io::IsTerminal;
+    let (lines, writer) = Lines::start(io::stdout()).map_err(|source| DaemonError::System { what: "start the printing thread", source })?;
+    let colour = may_colour(io::stdout().is_terminal(), &|name| std::env::var(name).ok());
+    Ok((Text::new(lines, colour, settings.counted), writer))
+}
+
+/// Ends the daemon in order at the first SIGTERM or SIGINT, and at once at the second.
+fn listen(stop: Arc<AtomicBool>) -> Result<(), DaemonError> {
+    let failed = |source| DaemonError::System { what: "listen for signals", source };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
+    let (mut terminate, mut interrupt) = {
+        let _entered = runtime.enter();
+        (signal(SignalKind::terminate()).map_err(failed)?, signal(SignalKind::interrupt()).map_err(failed)?)
+    };
+    let listening = move || {
+        runtime.block_on(async move {
+            loop {
+                let number = tokio::select! {
+                    _ = terminate.recv() => SignalKind::terminate(),
+                    _ = interrupt.recv() => SignalKind::interrupt(),
+                };
+                if stop.swap(true, Ordering::AcqRel) {
+                    // As a shell reports a program that a signal ended.
+                    std::process::exit(128 + number.as_raw_value());
+                }
+            }
+        });
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(listening).map(drop).map_err(failed)
+}
+
+/// The tracer's own resource, found as any process's is: its own environment decides.
+fn own_resource(enricher: &mut Enricher) -> Resource {
+    let process = enricher.process(std::process::id(), now());
+    let resource = ResourceKey::Process(process).to_resource();
+    let attributes = resource.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+    let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+    Resource::builder_empty().with_schema_url(attributes.chain([version]), semconv::SCHEMA_URL).build()
+}
+
+fn announce(args: &RunArgs, settings: &Settings) {
+    let traces = &settings.export.traces;
+    let otlp = traces.otlp.as_ref().map(ToString::to_string);
+    let metrics = settings.export.metrics.otlp.as_ref().map(ToString::to_string);
+    let spans_to = match (&otlp, traces.console) {
+        (Some(otlp), true) => format!("{otlp} and standard output"),
+        (Some(otlp), false) => otlp.clone(),
+        (None, true) => "standard output".to_owned(),
+        (None, false) => "nowhere".to_owned(),
+    };
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        sides = ?args.sides,
+        spans_to,
+        metrics_to = metrics.as_deref().unwrap_or("nowhere"),
+        "Capturing the Kafka connections of this host; end it with Ctrl-C or SIGTERM."
+    );
+}
+
+struct Daemon {
+    source: PacketSource,
+    pipeline: Pipeline,
+    teller: Teller,
+    stop: Arc<AtomicBool>,
+    end: Option<Instant>,
+    own_pid: Option<u32>,
+    last_health: Instant,
+}
+
+impl Daemon {
+    fn run(mut self, deadline: Duration) -> Ended {
+        // A defect of the line must not cost what waits to be sent.
+        let result = catch_unwind(AssertUnwindSafe(|| self.capture()));
+        let failed = match result {
+            Ok(Ok(())) => false,
+            Ok(Err(error)) => {
+                error!(%error, "Capture failed; nothing more is seen.");
+                true
+            }
+            Err(_) => {
+                error!("The line ended by a defect of the tracer; nothing more is captured. Please report it.");
+                true
+            }
+        };
+        let Self { source, mut pipeline, mut teller, .. } = self;
+        let kernel = source_health(&source);
+        // Detach first: from here on the host pays nothing any more.
+        drop(source);
+        let finished = catch_unwind(AssertUnwindSafe(|| pipeline.finish(&mut teller)));
+        if finished.is_err() {
+            error!("Ending the line met a defect of the tracer. Please report it.");
+        }
+        teller.tick(now());
+        let counters = pipeline.counters();
+        let mut health = teller.snapshot(&counters);
+        health.values.extend(kernel.values);
+        teller.publish(health.clone());
+        let Flushed { clean, unsent_spans } = teller.finish(&health, deadline);
+        if unsent_spans > 0 {
+            warn!(unsent_spans, "The end came before these spans were delivered.");
+        } else if !clean {
+            warn!("The end came before everything was delivered.");
+        }
+        match (failed || finished.is_err(), clean) {
+            (true, _) => Ended::Failed,
+            (false, true) => Ended::Clean,
+            (false, false) => Ended::Unsent,
+        }
+    }
+
+    fn capture(&mut self) -> Result<(), SourceError> {
+        while !self.stop.load(Ordering::Acquire) && self.end.is_none_or(|end| Instant::now() < end) {
+            self.look(POLL)?;
+            if self.last_health.elapsed() >= HEALTH {
+                self.last_health = Instant::now();
+                let health = self.health();
+                debug!(connections = self.pipeline.connections(), buffered_bytes = self.pipeline.buffered_bytes(), "Health.");
+                self.teller.publish(health);
+            }
+        }
+        info!("Ending: detaching, then sending what is left.");
+        // What the kernel had handed over by now.
+        let end = Instant::now() + LAST_LOOK;
+        while self.look(Duration::ZERO)? > 0 && Instant::now() < end {}
+        Ok(())
+    }
+
+    /// Takes what the source has; returns how many events that was.
+    fn look(&mut self, timeout: Duration) -> Result<u64, SourceError> {
+        let Self { source, pipeline, teller, own_pid, .. } = self;
+        teller.tick(now());
+        let mut own: Vec<SocketKey> = Vec::new();
+        let polled = source.poll(timeout, &mut |event: CaptureEvent<'_>| {
+            if own_pid.is_some() && event.pid == *own_pid {
+                own.push(event.socket);
+                return;
+            }
+            pipeline.push(&event, teller);
+        })?;
+        if polled.events == 0 {
+            pipeline.tick(now(), teller);
+        }
+        own.dedup();
+        for socket in own {
+            source.verdict(socket, Verdict::Ignore)?;
+        }
+        for (socket, verdict) in teller.take_verdicts() {
+            source.verdict(socket, verdict)?;
+        }
+        Ok(polled.events)
+    }
+
+    fn health(&self) -> HealthSnapshot {
+        let counters: Counters = self.pipeline.counters();
+        let mut health = self.teller.snapshot(&counters);
+        health.values.extend(source_health(&self.source).values);
+        health
+    }
+}
+
+/// What the kernel counted, in the tracer's words.
+fn source_health(source: &PacketSource) -> HealthSnapshot {
+    let mut health = HealthSnapshot::default();
+    let Ok(counts) = source.counters() else { return health };
+    for (counter, value) in counts.iter() {
+        match counter {
+            Counter::Events => health.add(metric::CAPTURE_EVENTS, value),
+            Counter::Bytes => health.add(metric::CAPTURE_BYTES, value),
+            Counter::LostRingFullBytes => health.add_by(metric::CAPTURE_LOST, semconv::REASON, "ring_full", value),
+            Counter::LostUnreadableBytes => health.add_by(metric::CAPTURE_LOST, semconv::REASON, "unreadable", value),
+            Counter::LostTooLongBytes => health.add_by(metric::CAPTURE_LOST, semconv::REASON, "too_long", value),
+            Counter::LostRingFull | Counter::SkippedHeaders | Counter::LostNoState => {
+                health.add_by(metric::CAPTURE_LOST_EVENTS, semconv::REASON, counter.name(), value);
+            }
+            // Not lost: the first is how many were looked at, the second waits for its socket.
+            Counter::Candidates | Counter::BeforeAccept => {}
+        }
+    }
+    let early = source.early_counters();
+    health.add_by(metric::CAPTURE_LOST_EVENTS, semconv::REASON, "no_socket", early.given_up);
+    health.add_by(metric::CAPTURE_LOST_EVENTS, semconv::REASON, "malformed", early.malformed);
+    health
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix_ns(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,144 @@
+//! Where observations become what is told: spans and metrics, on their way to the exporters.
+//!
+//! In: observations from the pipeline, and the time. Out: spans to OTLP and text, recordings in the meters, the tracer's
+//! own health, verdicts for the source.
+
+#![forbid(unsafe_code)]
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::lines::{Lines, Writer};
+use crate::counters::Counters;
+use crate::enrich::Enricher;
+use crate::export::otlp::{Flushed, MetricSource};
+use crate::export::{Otlp, Text};
+use crate::observe::{Observation, Process};
+use crate::pipeline::Sink;
+use crate::source::{SocketKey, Verdict};
+use crate::telemetry::metrics::{HealthMeter, Metrics};
+use crate::telemetry::{FinishedSpan, HealthSnapshot, Telemetry};
+use crate::time::Timestamp;
+
+/// Verdicts that wait for the source at most; a socket without one asks again.
+const MAX_VERDICTS: usize = 65_536;
+/// How often old joins and silent services are forgotten.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Takes what the pipeline gives out.
+#[derive(Debug)]
+pub(super) struct Teller {
+    telemetry: Telemetry,
+    metrics: Metrics,
+    health: Arc<Mutex<HealthMeter>>,
+    enricher: Enricher,
+    otlp: Option<Otlp>,
+    text: Option<(Text<Lines>, Writer)>,
+    verdicts: Vec<(SocketKey, Verdict)>,
+    now: Timestamp,
+    last_tick: Timestamp,
+}
+
+/// The meter of the tracer's own health, read by the exporter.
+#[derive(Clone, Debug)]
+pub(super) struct SharedHealth(pub(super) Arc<Mutex<HealthMeter>>);
+
+impl MetricSource for SharedHealth {
+    fn collect(&self, each: &mut dyn FnMut(&opentelemetry_sdk::metrics::data::ResourceMetrics)) {
+        let mut metrics = opentelemetry_sdk::metrics::data::ResourceMetrics::default();
+        let collected = self.0.lock().unwrap_or_else(PoisonError::into_inner).collect(&mut metrics);
+        if collected.is_ok() && metrics.scope_metrics().next().is_some() {
+            each(&metrics);
+        }
+    }
+}
+
+impl Teller {
+    pub(super) fn new(
+        telemetry: Telemetry,
+        metrics: Metrics,
+        health: Arc<Mutex<HealthMeter>>,
+        enricher: Enricher,
+        otlp: Option<Otlp>,
+        text: Option<(Text<Lines>, Writer)>,
+    ) -> Self {
+        Self { telemetry, metrics, health, enricher, otlp, text, verdicts: Vec::new(), now: Timestamp::ZERO, last_tick: Timestamp::ZERO }
+    }
+
+    /// What the source is to be told since the last call.
+    pub(super) fn take_verdicts(&mut self) -> Vec<(SocketKey, Verdict)> {
+        std::mem::take(&mut self.verdicts)
+    }
+
+    /// The time is `now`; printed lines go out.
+    pub(super) fn tick(&mut self, now: Timestamp) {
+        self.now = self.now.max(now);
+        if let Some((text, _)) = &mut self.text {
+            // Hands over to another thread, which cannot fail.
+            let _ = text.flush();
+        }
+        if self.now.since(self.last_tick) >= TICK {
+            self.last_tick = self.now;
+            self.telemetry.tick(self.now);
+            self.metrics.tick(self.now);
+        }
+    }
+
+    /// Shows the tracer's health on its own meter.
+    pub(super) fn publish(&self, snapshot: HealthSnapshot) {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).publish(snapshot);
+    }
+
+    /// What is counted here and along the line.
+    pub(super) fn snapshot(&self, counters: &Counters) -> HealthSnapshot {
+        let mut health = HealthSnapshot::default();
+        health.add_counters(counters);
+        self.telemetry.counters().report(&mut health);
+        if let Some(otlp) = &self.otlp {
+            otlp.report(&mut health);
+        }
+        if let Some((_, writer)) = &self.text {
+            health.add_by(crate::telemetry::semconv::metric::EXPORT_LINES, crate::telemetry::semconv::RESULT, "dropped", writer.dropped());
+        }
+        health
+    }
+
+    /// Sends what waits, prints the summary, and ends.
+    pub(super) fn finish(self, health: &HealthSnapshot, deadline: Duration) -> Flushed {
+        let flushed = self.otlp.map_or(Flushed { clean: true, unsent_spans: 0 }, |otlp| otlp.shutdown(deadline));
+        if let Some((text, writer)) = self.text
+            && let Ok(lines) = text.finish(health)
+        {
+            lines.finish(writer, deadline.min(Duration::from_secs(5)));
+        }
+        flushed
+    }
+}
+
+impl Sink for Teller {
+    fn observation(&mut self, observation: Observation) {
+        let Self { telemetry, metrics, otlp, text, .. } = self;
+        metrics.observe(&observation);
+        if let Some((text, _)) = text {
+            text.observe(&observation);
+        }
+        telemetry.observe(&observation, &mut |span: FinishedSpan| {
+            if let Some((text, _)) = text {
+                let _ = text.span(&span);
+            }
+            if let Some(otlp) = otlp {
+                otlp.export(span);
+            }
+        });
+    }
+
+    fn verdict(&mut self, socket: SocketKey, verdict: Verdict) {
+        if self.verdicts.len() < MAX_VERDICTS {
+            self.verdicts.push((socket, verdict));
+        }
+    }
+
+    fn process(&mut self, pid: u32) -> Option<Arc<Process>> {
+        Some(self.enricher.process(pid, self.now))
+    }
+}
