@@ -67,18 +67,7 @@ fn live(filter: &[OsString], tally: &mut Tally) -> Result<()> {
 
     step::heading("kernel tests", "the daemon with live capture, its programs and their traps, on this kernel");
     let mut kernel = workspace::cargo();
-    kernel.args([
-        "test",
-        "--package",
-        "tracer-userspace",
-        "--features",
-        "live",
-        "--no-fail-fast",
-        "--",
-        "--ignored",
-        "--test-threads",
-        "1",
-    ]);
+    kernel.args(["test", "--package", "tracer-userspace", "--features", "live", "--no-fail-fast", "--", "--include-ignored"]);
     run_tests(kernel.args(filter).env("KAFKA_TRACER_BPF_DIR", &bpf_dir).env("KAFKA_TRACER_BIN", &daemon), tally)?;
 
     step::heading("live tests", "real brokers, clients in three languages, a real Collector");
