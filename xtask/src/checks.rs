@@ -87,7 +87,9 @@ struct Tally {
 /// Runs a cargo test, shows what it prints, and counts.
 fn run_tests(command: &mut Command, tally: &mut Tally) -> Result<()> {
     let started = Instant::now();
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
+    // Where an error came from is said in its words; a backtrace of the test harness tells nothing.
+    command.env("RUST_LIB_BACKTRACE", "0").stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().context("cannot start cargo")?;
     let failed_before = tally.failed;
     for line in BufReader::new(child.stdout.take().context("cargo's output")?).lines() {
         let line = line.context("cargo's output")?;
