@@ -9,7 +9,7 @@
 mod args;
 #[cfg(any(feature = "live", test))]
 mod lines;
-#[cfg(any(feature = "live", test))]
+#[cfg(feature = "live")]
 mod log;
 #[cfg(feature = "live")]
 mod run;

@@ -34,6 +34,8 @@ use crate::time::Timestamp;
 
 /// How long one look at the source may wait: a signal is obeyed within this time.
 const POLL: Duration = Duration::from_millis(50);
+/// Signals this close together are one: `timeout`, `sudo` and shells send it to the process and to its group.
+const SAME_SIGNAL: Duration = Duration::from_millis(500);
 /// How often the tracer's health is put on its meter.
 const HEALTH: Duration = Duration::from_secs(5);
 /// How long the last look for what the kernel had handed over may take.
@@ -137,12 +139,15 @@ fn listen(stop: Arc<AtomicBool>) -> Result<(), DaemonError> {
     };
     let listening = move || {
         runtime.block_on(async move {
+            let mut first: Option<Instant> = None;
             loop {
                 let number = tokio::select! {
                     _ = terminate.recv() => SignalKind::terminate(),
                     _ = interrupt.recv() => SignalKind::interrupt(),
                 };
-                if stop.swap(true, Ordering::AcqRel) {
+                stop.store(true, Ordering::Release);
+                let since = first.get_or_insert_with(Instant::now).elapsed();
+                if since >= SAME_SIGNAL {
                     // As a shell reports a program that a signal ended.
                     std::process::exit(128 + number.as_raw_value());
                 }
@@ -295,8 +300,8 @@ fn source_health(source: &PacketSource) -> HealthSnapshot {
             Counter::LostRingFull | Counter::SkippedHeaders | Counter::LostNoState => {
                 health.add_by(metric::CAPTURE_LOST_EVENTS, semconv::REASON, counter.name(), value);
             }
-            // Not lost: the first is how many were looked at, the second waits for its socket.
-            Counter::Candidates | Counter::BeforeAccept => {}
+            // Not lost: how many were looked at, and what came too early and was kept.
+            Counter::Candidates | Counter::BeforeAccept | Counter::Overtook => {}
         }
     }
     let early = source.early_counters();
