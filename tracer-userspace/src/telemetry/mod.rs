@@ -36,3 +36,15 @@ pub fn error_type(outcome: Outcome) -> Option<&'static str> {
         Outcome::Success | Outcome::Unacknowledged | Outcome::AnswerNotSeen | Outcome::Error(_) => None,
     }
 }
+
+/// Whether a partition's failure in a Fetch is one to speak of. Fetch sessions that have to be made anew are the
+/// protocol's housekeeping, and a Fetch that is open when its connection ends is how consumers stop.
+const fn is_fetch_failure(outcome: Outcome) -> bool {
+    match outcome {
+        // FETCH_SESSION_ID_NOT_FOUND, INVALID_FETCH_SESSION_EPOCH, FETCH_SESSION_TOPIC_ID_ERROR,
+        // SHARE_SESSION_NOT_FOUND, INVALID_SHARE_SESSION_EPOCH, SHARE_SESSION_LIMIT_REACHED.
+        Outcome::Error(code) => !matches!(code, errors::NONE | 70 | 71 | 106 | 122 | 123 | 133),
+        Outcome::NoResponse => true,
+        Outcome::Success | Outcome::Unacknowledged | Outcome::ConnectionClosed | Outcome::AnswerNotSeen => false,
+    }
+}

@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 #![expect(missing_docs, reason = "the names are described in docs/signals.md; the constants repeat them")]
 
+use crate::observe::Side;
+
 /// Schema URL of the conventions obeyed.
 pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";
 /// Name of the instrumentation scope.
@@ -33,6 +35,7 @@ pub const ERROR_TYPE: &str = "error.type";
 
 pub const SIDE: &str = "kafka_tracer.side";
 pub const API_VERSION: &str = "kafka_tracer.api.version";
+pub const API_NAME: &str = "kafka_tracer.api.name";
 pub const TOPIC_ID: &str = "kafka_tracer.topic.id";
 pub const COORDINATES: &str = "kafka_tracer.coordinates";
 pub const BATCH_BASE_OFFSET: &str = "kafka_tracer.batch.base_offset";
@@ -61,6 +64,19 @@ pub const ACKNOWLEDGE_TYPE: &str = "kafka_tracer.acknowledge.type";
 pub const ACKNOWLEDGE_FIRST_OFFSET: &str = "kafka_tracer.acknowledge.first_offset";
 pub const ACKNOWLEDGE_LAST_OFFSET: &str = "kafka_tracer.acknowledge.last_offset";
 
+/// Attributes of the `kafka.*` gauges, named as the Collector's Kafka receiver does.
+pub const GROUP: &str = "group";
+pub const TOPIC: &str = "topic";
+pub const PARTITION: &str = "partition";
+
+/// Value of [`SIDE`].
+pub const fn side(side: Side) -> &'static str {
+    match side {
+        Side::Client => "client",
+        Side::Broker => "broker",
+    }
+}
+
 /// Attribute of the health counters: what became of it.
 pub const RESULT: &str = "result";
 /// Attribute of the health counters: why it was lost.
@@ -80,6 +96,18 @@ pub mod metric {
     pub const CLIENT_SENT_MESSAGES: &str = "messaging.client.sent.messages";
     pub const CLIENT_CONSUMED_MESSAGES: &str = "messaging.client.consumed.messages";
 
+    pub const GROUP_LAG: &str = "kafka.consumer_group.lag";
+    pub const GROUP_OFFSET: &str = "kafka.consumer_group.offset";
+    pub const END_TO_END_DURATION: &str = "kafka_tracer.end_to_end.duration";
+    pub const END_TO_END_NEGATIVE: &str = "kafka_tracer.end_to_end.negative";
+    pub const COMMIT_DELAY: &str = super::COMMIT_DELAY;
+    pub const FETCH_WAIT: &str = super::FETCH_WAIT;
+    pub const THROTTLE: &str = super::THROTTLE;
+    pub const REQUEST_DURATION: &str = "kafka_tracer.request.duration";
+    pub const BATCH_SIZE: &str = super::BATCH_SIZE;
+    pub const BATCH_RECORDS: &str = "kafka_tracer.batch.records";
+    pub const BATCH_COMPRESSION_RATIO: &str = "kafka_tracer.batch.compression_ratio";
+
     pub const CAPTURE_BYTES: &str = "kafka_tracer.capture.bytes";
     pub const CAPTURE_EVENTS: &str = "kafka_tracer.capture.events";
     pub const CAPTURE_LOST: &str = "kafka_tracer.capture.lost";
@@ -93,10 +121,35 @@ pub mod metric {
     pub const OBSERVATIONS_UNNAMED: &str = "kafka_tracer.observations.unnamed";
     pub const RECORDS: &str = "kafka_tracer.records";
     pub const SPANS: &str = "kafka_tracer.spans";
+    pub const METRICS_LOST: &str = "kafka_tracer.metrics.lost";
     pub const EXPORT_SPANS: &str = "kafka_tracer.export.spans";
     pub const EXPORT_LINES: &str = "kafka_tracer.export.lines";
     pub const EXPORT_REQUESTS: &str = "kafka_tracer.export.requests";
     pub const EXPORT_METRICS: &str = "kafka_tracer.export.metrics";
+
+    /// The metrics of services: name, unit, meaning.
+    pub const SERVICE: &[(&str, &str, &str)] = &[
+        (CLIENT_OPERATION_DURATION, "s", "Duration of a messaging operation initiated by a producer or consumer client."),
+        (CLIENT_SENT_MESSAGES, "{message}", "Number of messages a producer attempted to send to the broker."),
+        (CLIENT_CONSUMED_MESSAGES, "{message}", "Number of messages that were delivered to the application."),
+        (GROUP_LAG, "1", "How many messages the group's committed offset is behind the newest end of the partition that was seen."),
+        (GROUP_OFFSET, "1", "Offset that the group has committed."),
+        (END_TO_END_DURATION, "s", "From being sent to being fetched, of the first record of each fetched batch."),
+        (END_TO_END_NEGATIVE, "{batch}", "Batches that were fetched before they were sent, as their clocks have it."),
+        (COMMIT_DELAY, "s", "From the fetch of the last offset before the committed one to the commit."),
+        (FETCH_WAIT, "s", "From the last byte of a Fetch to the first of its answer."),
+        (THROTTLE, "s", "How long the broker asked a client to hold back."),
+        (REQUEST_DURATION, "s", "From the first byte of a request to the last of its answer."),
+        (BATCH_SIZE, "By", "Size of the batches that were sent, as sent."),
+        (BATCH_RECORDS, "{record}", "Records in the batches that were sent."),
+        (BATCH_COMPRESSION_RATIO, "1", "Records' bytes over the batch's, of compressed batches that were decompressed."),
+    ];
+
+    /// Unit and meaning of a metric.
+    pub fn described(name: &str) -> (&'static str, &'static str) {
+        let known = SERVICE.iter().chain(HEALTH).find(|(known, ..)| *known == name);
+        known.map_or(("1", ""), |(_, unit, meaning)| (*unit, *meaning))
+    }
 
     /// The health counters: name, unit, meaning.
     pub const HEALTH: &[(&str, &str, &str)] = &[
@@ -117,6 +170,7 @@ pub mod metric {
         (FRAMES, "{frame}", "Frames, by what became of them."),
         (RECORDS, "{record}", "Records, by what became of them."),
         (SPANS, "{span}", "Spans, by what became of them."),
+        (METRICS_LOST, "{series}", "Metrics that were given up because there were more than are kept apart."),
         (EXPORT_SPANS, "{span}", "Spans given to the exporter, by what became of them."),
         (EXPORT_LINES, "{line}", "Lines of text that were not printed, because printing was too slow."),
         (EXPORT_REQUESTS, "{request}", "Requests of the exporter, by how they ended."),
@@ -156,12 +210,9 @@ mod tests {
 
     #[test]
     fn health_counters_have_a_unit_and_a_meaning_once() {
-        let names: BTreeSet<_> = metric::HEALTH.iter().map(|(name, ..)| name).collect();
-        assert_eq!(names.len(), metric::HEALTH.len());
-        assert!(
-            metric::HEALTH
-                .iter()
-                .all(|(name, unit, meaning)| name.starts_with("kafka_tracer.") && !unit.is_empty() && meaning.ends_with('.'))
-        );
+        let all: Vec<_> = metric::HEALTH.iter().chain(metric::SERVICE).collect();
+        let names: BTreeSet<_> = all.iter().map(|(name, ..)| name).collect();
+        assert_eq!(names.len(), all.len());
+        assert!(all.iter().all(|(_, unit, meaning)| !unit.is_empty() && meaning.ends_with('.')));
     }
 }

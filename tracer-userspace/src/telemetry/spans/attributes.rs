@@ -6,7 +6,7 @@ use opentelemetry::{KeyValue, StringValue, Value};
 
 use super::super::OperationName;
 use super::super::semconv;
-use crate::observe::{BatchHeader, Operation, Side, Topic};
+use crate::observe::{BatchHeader, Operation, Topic};
 
 /// Seconds of milliseconds.
 pub(super) fn seconds(ms: i64) -> f64 {
@@ -58,11 +58,7 @@ pub(super) fn common(name: OperationName, with_type: bool, operation: &Operation
     attributes.push(KeyValue::new(semconv::SERVER_PORT, i64::from(server_port)));
     attributes.push(KeyValue::new(semconv::NETWORK_PEER_ADDRESS, address));
     attributes.push(KeyValue::new(semconv::NETWORK_PEER_PORT, i64::from(broker.port())));
-    let side = match operation.connection.side {
-        Side::Client => "client",
-        Side::Broker => "broker",
-    };
-    attributes.push(KeyValue::new(semconv::SIDE, side));
+    attributes.push(KeyValue::new(semconv::SIDE, semconv::side(operation.connection.side)));
     attributes.push(KeyValue::new(semconv::API_VERSION, i64::from(operation.api_version)));
     attributes
 }

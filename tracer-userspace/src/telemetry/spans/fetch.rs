@@ -10,7 +10,8 @@ use crate::kafka::context::CarriedContext;
 use crate::observe::{FetchFailure, FetchedBatch, Operation, Outcome, RecordFact, RecordsRead};
 use crate::telemetry::joins::{BatchSpan, FetchedSpans, Fingerprint, Reader, SeenSend, TopicKey};
 use crate::telemetry::{
-    Coordinates, EndToEnd, FetchKind, FetchType, FinishedSpan, Joined, OperationName, Scope, SentClock, Summary, error_type, semconv,
+    Coordinates, EndToEnd, FetchKind, FetchType, FinishedSpan, Joined, OperationName, Scope, SentClock, Summary, error_type,
+    is_fetch_failure, semconv,
 };
 use crate::time::Timestamp;
 
@@ -265,7 +266,7 @@ impl Telemetry {
             return;
         }
         self.counters.answer_not_seen += u64::from(failure.outcome == Outcome::AnswerNotSeen);
-        if !is_a_failure(failure.outcome) {
+        if !is_fetch_failure(failure.outcome) {
             return;
         }
         let identity = self.random_root();
@@ -295,18 +296,6 @@ impl Telemetry {
         };
         let body = Body { operation, kind: self.fetch_kind(), attributes, summary };
         self.finish(identity, state, body, sink);
-    }
-}
-
-/// Fetch sessions that have to be made anew are the protocol's housekeeping, and a Fetch that is open when its
-/// connection ends is how consumers stop.
-const fn is_a_failure(outcome: Outcome) -> bool {
-    match outcome {
-        // FETCH_SESSION_ID_NOT_FOUND, INVALID_FETCH_SESSION_EPOCH, FETCH_SESSION_TOPIC_ID_ERROR,
-        // SHARE_SESSION_NOT_FOUND, INVALID_SHARE_SESSION_EPOCH, SHARE_SESSION_LIMIT_REACHED.
-        Outcome::Error(code) => !matches!(code, 0 | 70 | 71 | 106 | 122 | 123 | 133),
-        Outcome::NoResponse => true,
-        Outcome::Success | Outcome::Unacknowledged | Outcome::ConnectionClosed | Outcome::AnswerNotSeen => false,
     }
 }
 

@@ -1,0 +1,206 @@
+//! The instruments of one service, and the attribute sets in use with them.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hashlink::LruCache;
+use opentelemetry::metrics::{Counter, Histogram, Meter};
+use opentelemetry::{KeyValue, StringValue};
+
+use super::lag::{Lag, ServiceId};
+use super::source::Source;
+use super::{DURATION_BOUNDS, MetricSettings};
+use crate::observe::{Operation, Side};
+use crate::telemetry::semconv::{self, metric};
+use crate::telemetry::{OperationName, ResourceKey, SentClock};
+use crate::time::Timestamp;
+
+/// Buckets of durations that reach from an exchange in memory to a long poll, in seconds.
+const WAIT_BOUNDS: [f64; 15] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// Buckets of delays that reach to minutes, in seconds.
+const DELAY_BOUNDS: [f64; 12] = [0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0];
+const BYTES_BOUNDS: [f64; 11] =
+    [128.0, 512.0, 1_024.0, 4_096.0, 16_384.0, 32_768.0, 65_536.0, 131_072.0, 262_144.0, 524_288.0, 1_048_576.0];
+const RECORDS_BOUNDS: [f64; 12] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0];
+const RATIO_BOUNDS: [f64; 10] = [0.9, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0];
+
+/// The broker, as metrics name it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Server {
+    Advertised(Arc<str>, u16),
+    Address(IpAddr, u16),
+}
+
+impl Server {
+    pub(super) fn of(operation: &Operation) -> Self {
+        let broker = operation.connection.broker;
+        match &operation.server {
+            Some((name, port)) => Self::Advertised(Arc::clone(name), *port),
+            None => Self::Address(broker.ip().to_canonical(), broker.port()),
+        }
+    }
+
+    fn say(&self, attributes: &mut Vec<KeyValue>) {
+        let (address, port) = match self {
+            Self::Advertised(name, port) => (StringValue::from(Arc::clone(name)), *port),
+            Self::Address(address, port) => (StringValue::from(address.to_string()), *port),
+        };
+        attributes.push(KeyValue::new(semconv::SERVER_ADDRESS, address));
+        attributes.push(KeyValue::new(semconv::SERVER_PORT, i64::from(port)));
+    }
+}
+
+/// What makes one series.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Series {
+    /// Of the `messaging.*` metrics.
+    Messaging {
+        operation: OperationName,
+        topic: Option<Arc<str>>,
+        partition: Option<i32>,
+        group: Option<Arc<str>>,
+        server: Server,
+        error: Option<&'static str>,
+    },
+    EndToEnd {
+        topic: Option<Arc<str>>,
+        group: Option<Arc<str>>,
+        clock: SentClock,
+    },
+    CommitDelay {
+        topic: Option<Arc<str>>,
+        group: Arc<str>,
+    },
+    FetchWait {
+        server: Server,
+    },
+    Throttle {
+        api: &'static str,
+    },
+    Request {
+        api: &'static str,
+        error: Option<&'static str>,
+        server: Server,
+        side: Side,
+    },
+    Batch {
+        topic: Option<Arc<str>>,
+        codec: &'static str,
+    },
+}
+
+fn text(attributes: &mut Vec<KeyValue>, key: &'static str, value: Option<&Arc<str>>) {
+    attributes.extend(value.map(|value| KeyValue::new(key, StringValue::from(Arc::clone(value)))));
+}
+
+impl Series {
+    fn attributes(&self) -> Arc<[KeyValue]> {
+        let mut all = Vec::with_capacity(9);
+        match self {
+            Self::Messaging { operation, topic, partition, group, server, error } => {
+                all.push(KeyValue::new(semconv::MESSAGING_SYSTEM, semconv::MESSAGING_SYSTEM_KAFKA));
+                all.push(KeyValue::new(semconv::MESSAGING_OPERATION_NAME, operation.name()));
+                all.push(KeyValue::new(semconv::MESSAGING_OPERATION_TYPE, operation.operation_type()));
+                text(&mut all, semconv::MESSAGING_DESTINATION_NAME, topic.as_ref());
+                all.extend(partition.map(|partition| KeyValue::new(semconv::MESSAGING_DESTINATION_PARTITION_ID, partition.to_string())));
+                text(&mut all, semconv::MESSAGING_CONSUMER_GROUP_NAME, group.as_ref());
+                server.say(&mut all);
+                all.extend(error.map(|error| KeyValue::new(semconv::ERROR_TYPE, error)));
+            }
+            Self::EndToEnd { topic, group, clock } => {
+                text(&mut all, semconv::MESSAGING_DESTINATION_NAME, topic.as_ref());
+                text(&mut all, semconv::MESSAGING_CONSUMER_GROUP_NAME, group.as_ref());
+                all.push(KeyValue::new(semconv::CLOCK, clock.name()));
+            }
+            Self::CommitDelay { topic, group } => {
+                text(&mut all, semconv::MESSAGING_DESTINATION_NAME, topic.as_ref());
+                text(&mut all, semconv::MESSAGING_CONSUMER_GROUP_NAME, Some(group));
+            }
+            Self::FetchWait { server } => server.say(&mut all),
+            Self::Throttle { api } => all.push(KeyValue::new(semconv::API_NAME, *api)),
+            Self::Request { api, error, server, side } => {
+                all.push(KeyValue::new(semconv::API_NAME, *api));
+                all.extend(error.map(|error| KeyValue::new(semconv::ERROR_TYPE, error)));
+                server.say(&mut all);
+                all.push(KeyValue::new(semconv::SIDE, semconv::side(*side)));
+            }
+            Self::Batch { topic, codec } => {
+                text(&mut all, semconv::MESSAGING_DESTINATION_NAME, topic.as_ref());
+                all.push(KeyValue::new(semconv::BATCH_CODEC, *codec));
+            }
+        }
+        all.into()
+    }
+}
+
+/// The instruments of one service.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) source: Arc<Source>,
+    pub(super) id: ServiceId,
+    pub(super) last_used: Timestamp,
+    pub(super) duration: Histogram<f64>,
+    pub(super) sent: Counter<u64>,
+    pub(super) consumed: Counter<u64>,
+    pub(super) end_to_end: Histogram<f64>,
+    pub(super) end_to_end_negative: Counter<u64>,
+    pub(super) commit_delay: Histogram<f64>,
+    pub(super) fetch_wait: Histogram<f64>,
+    pub(super) throttle: Histogram<f64>,
+    pub(super) request: Histogram<f64>,
+    pub(super) batch_size: Histogram<u64>,
+    pub(super) batch_records: Histogram<u64>,
+    pub(super) batch_ratio: Histogram<f64>,
+    /// So that a recording makes no string.
+    series: LruCache<Series, Arc<[KeyValue]>>,
+}
+
+impl Service {
+    pub(super) fn new(key: &ResourceKey, id: ServiceId, lag: &Lag, settings: &MetricSettings) -> Self {
+        let source = Arc::new(Source::new(key.to_resource(), settings));
+        let meter = source.meter();
+        lag.show(id, &meter);
+        Self {
+            duration: histogram(&meter, metric::CLIENT_OPERATION_DURATION, &DURATION_BOUNDS),
+            sent: counter(&meter, metric::CLIENT_SENT_MESSAGES),
+            consumed: counter(&meter, metric::CLIENT_CONSUMED_MESSAGES),
+            end_to_end: histogram(&meter, metric::END_TO_END_DURATION, &DELAY_BOUNDS),
+            end_to_end_negative: counter(&meter, metric::END_TO_END_NEGATIVE),
+            commit_delay: histogram(&meter, metric::COMMIT_DELAY, &DELAY_BOUNDS),
+            fetch_wait: histogram(&meter, metric::FETCH_WAIT, &WAIT_BOUNDS),
+            throttle: histogram(&meter, metric::THROTTLE, &WAIT_BOUNDS),
+            request: histogram(&meter, metric::REQUEST_DURATION, &WAIT_BOUNDS),
+            batch_size: sizes(&meter, metric::BATCH_SIZE, &BYTES_BOUNDS),
+            batch_records: sizes(&meter, metric::BATCH_RECORDS, &RECORDS_BOUNDS),
+            batch_ratio: histogram(&meter, metric::BATCH_COMPRESSION_RATIO, &RATIO_BOUNDS),
+            series: LruCache::new(settings.max_series.clamp(1, 4_096)),
+            last_used: Timestamp::ZERO,
+            id,
+            source,
+        }
+    }
+
+    pub(super) fn attributes(&mut self, series: Series) -> Arc<[KeyValue]> {
+        if let Some(attributes) = self.series.get(&series) {
+            return Arc::clone(attributes);
+        }
+        let attributes = series.attributes();
+        self.series.insert(series, Arc::clone(&attributes));
+        attributes
+    }
+}
+
+fn histogram(meter: &Meter, name: &'static str, bounds: &[f64]) -> Histogram<f64> {
+    let (unit, meaning) = metric::described(name);
+    meter.f64_histogram(name).with_unit(unit).with_description(meaning).with_boundaries(bounds.to_vec()).build()
+}
+
+fn sizes(meter: &Meter, name: &'static str, bounds: &[f64]) -> Histogram<u64> {
+    let (unit, meaning) = metric::described(name);
+    meter.u64_histogram(name).with_unit(unit).with_description(meaning).with_boundaries(bounds.to_vec()).build()
+}
+
+fn counter(meter: &Meter, name: &'static str) -> Counter<u64> {
+    let (unit, meaning) = metric::described(name);
+    meter.u64_counter(name).with_unit(unit).with_description(meaning).build()
+}
