@@ -94,6 +94,7 @@ impl Teller {
         let mut health = HealthSnapshot::default();
         health.add_counters(counters);
         self.telemetry.counters().report(&mut health);
+        self.metrics.report(&mut health);
         if let Some(otlp) = &self.otlp {
             otlp.report(&mut health);
         }

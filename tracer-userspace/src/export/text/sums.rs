@@ -258,6 +258,7 @@ fn loss(value: &HealthValue) -> Option<String> {
         metric::CAPTURE_LOST
         | metric::CAPTURE_LOST_EVENTS
         | metric::EXPORT_LINES
+        | metric::METRICS_LOST
         | metric::STREAM_GAPS
         | metric::STREAM_LOST
         | metric::OBSERVATIONS_UNNAMED
