@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -54,7 +55,10 @@ fn live(filter: &[OsString], tally: &mut Tally) -> Result<()> {
             "the live tests attach programs to the kernel and need root: `sudo -E cargo xtask test`; `cargo xtask test --no-live` runs the others"
         );
     }
-    let daemon = build::daemon(Profile::Debug)?;
+    // Kept apart: any build without the feature `live` puts its own in that place.
+    let daemon = workspace::target_dir().join("xtask/kafka-tracer");
+    let built = build::daemon(Profile::Debug)?;
+    fs::copy(&built, &daemon).with_context(|| format!("cannot copy {} to {}", built.display(), daemon.display()))?;
     let bpf_dir = build::bpf_dir(Profile::Debug);
     // What takes long is fetched and built here, where its progress is seen.
     for version in [Distribution::NEWEST, Distribution::OLD] {
