@@ -59,17 +59,30 @@ pub(super) fn load(config: &SourceConfig) -> Result<Ebpf, StartError> {
 
 /// Loads the programs into the kernel and attaches them, the packet programs last: from then on events come.
 pub(super) fn attach(ebpf: &mut Ebpf, root: &Root) -> Result<(), StartError> {
+    // All are loaded before the first is attached: verifying takes long on a busy host, and until the last is attached only a part is seen.
     for name in OWNER_PROGRAMS {
-        let program: &mut CgroupSockAddr = find(ebpf, name)?.try_into().map_err(|_| StartError::Object { what: name })?;
-        program.load().map_err(|error| refused(name, error))?;
-        program.attach(&root.directory, CgroupAttachMode::Single).map_err(|error| not_attached(name, root, error))?;
+        owner_program(ebpf, name)?.load().map_err(|error| refused(name, error))?;
+    }
+    for (name, _) in PACKET_PROGRAMS {
+        packet_program(ebpf, name)?.load().map_err(|error| refused(name, error))?;
+    }
+    for name in OWNER_PROGRAMS {
+        let attached = owner_program(ebpf, name)?.attach(&root.directory, CgroupAttachMode::Single);
+        attached.map_err(|error| not_attached(name, root, error))?;
     }
     for (name, way) in PACKET_PROGRAMS {
-        let program: &mut CgroupSkb = find(ebpf, name)?.try_into().map_err(|_| StartError::Object { what: name })?;
-        program.load().map_err(|error| refused(name, error))?;
-        program.attach(&root.directory, way, CgroupAttachMode::Single).map_err(|error| not_attached(name, root, error))?;
+        let attached = packet_program(ebpf, name)?.attach(&root.directory, way, CgroupAttachMode::Single);
+        attached.map_err(|error| not_attached(name, root, error))?;
     }
     Ok(())
+}
+
+fn owner_program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut CgroupSockAddr, StartError> {
+    find(ebpf, name)?.try_into().map_err(|_| StartError::Object { what: name })
+}
+
+fn packet_program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut CgroupSkb, StartError> {
+    find(ebpf, name)?.try_into().map_err(|_| StartError::Object { what: name })
 }
 
 /// Takes a map out of the object.
