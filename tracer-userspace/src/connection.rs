@@ -425,6 +425,10 @@ impl FrameOwner for Owner<'_, '_> {
         self.core.judge(self.direction, candidate)
     }
 
+    fn expects_short_frames(&self) -> bool {
+        self.core.sasl_raw
+    }
+
     fn on_frame_event(&mut self, event: FrameEvent<'_>) -> Next {
         let Self { core, direction, reader } = self;
         if core.ignored {
@@ -546,7 +550,8 @@ impl Core {
         let payload = payload(frame);
         let plausible = api::plausible_request(i32::try_from(frame.declared_bytes).unwrap_or(i32::MAX), frame.payload);
         let header = match api::request_header(payload) {
-            Ok(header) if self.confirmed || plausible => header,
+            // A bare token can happen to have the shape of a header.
+            Ok(header) if plausible || (self.confirmed && !self.sasl_raw) => header,
             Ok(_) | Err(_) => return self.senseless_request(frame, reader),
         };
         if self.client_id.as_deref() != header.client_id {

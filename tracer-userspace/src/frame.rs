@@ -155,6 +155,11 @@ pub trait FrameOwner {
     /// Whether a frame plausibly begins at this place. Asked only while it is not known where one does.
     fn judge(&self, candidate: Candidate<'_>) -> Plausible;
 
+    /// Frames below the smallest size may come now, the empty one included: bare SASL tokens (KIP-43) are any bytes.
+    fn expects_short_frames(&self) -> bool {
+        false
+    }
+
     /// Something was found out.
     fn on_frame_event(&mut self, event: FrameEvent<'_>) -> Next;
 }
@@ -319,9 +324,11 @@ impl Framer {
             self.state = State::Border { size, have, first_time };
             return rest;
         }
-        if let Some(declared) = self.limits.believe(size) {
+        let declared = self.limits.believe(size).or_else(|| self.limits.believe_short(size).filter(|_| owner.expects_short_frames()));
+        if let Some(declared) = declared {
             let keep_to = declared.min(usize::try_from(self.limits.max_frame_bytes).unwrap_or(usize::MAX));
-            self.state = State::Payload(Partial { declared, passed: 0, keep_to, first_time, last_time: time.max(first_time) });
+            let partial = Partial { declared, passed: 0, keep_to, first_time, last_time: time.max(first_time) };
+            self.go_on(partial, time, owner);
             return rest;
         }
         // What the size field was taken for may itself hold the beginning of a frame.
@@ -509,9 +516,14 @@ impl FrameLimits {
     /// The declared size, if it is within the limits.
     fn believe(&self, size: [u8; SIZE_BYTES]) -> Option<usize> {
         let declared = u32::from_be_bytes(size);
-        // A frame without a byte would never be complete.
-        let smallest = self.min_declared_bytes.max(1);
-        if (smallest..=self.max_declared_bytes).contains(&declared) { usize::try_from(declared).ok() } else { None }
+        let believed = (self.min_declared_bytes..=self.max_declared_bytes).contains(&declared);
+        if believed { usize::try_from(declared).ok() } else { None }
+    }
+
+    /// The declared size, if it is below the smallest.
+    fn believe_short(&self, size: [u8; SIZE_BYTES]) -> Option<usize> {
+        let declared = u32::from_be_bytes(size);
+        if declared < self.min_declared_bytes { usize::try_from(declared).ok() } else { None }
     }
 }
 
@@ -576,6 +588,8 @@ mod tests {
         times: Vec<(Timestamp, Timestamp)>,
         slices: Vec<*const u8>,
         lost_bytes: u64,
+        /// Frames of any size are expected.
+        short: bool,
         /// Answer to the frame with this text.
         answer: Option<(&'static str, Next)>,
         judged: std::cell::RefCell<Vec<(u32, usize, bool)>>,
@@ -591,6 +605,10 @@ mod tests {
             } else {
                 Plausible::No
             }
+        }
+
+        fn expects_short_frames(&self) -> bool {
+            self.short
         }
 
         fn on_frame_event(&mut self, event: FrameEvent<'_>) -> Next {
@@ -794,6 +812,19 @@ mod tests {
             run(Framer::new(LIMITS), &mut owner, &steps);
             assert_eq!(owner.log, expected, "{name}");
         }
+    }
+
+    #[test]
+    fn short_and_empty_frames_are_believed_where_the_owner_expects_them() {
+        let bytes = [framed(b""), framed(b"abc"), framed(b""), framed(b"whole")].concat();
+        for cut in 1..bytes.len() {
+            let mut owner = Owner { short: true, ..Owner::default() };
+            run(Framer::new(LIMITS), &mut owner, &[Bytes(bytes[..cut].to_vec()), Bytes(bytes[cut..].to_vec()), Finish]);
+            assert_eq!(owner.log, ["frame ", "frame abc", "frame ", "frame whole"], "cut at {cut}");
+        }
+        let mut owner = Owner::default();
+        run(Framer::new(LIMITS), &mut owner, &[Bytes(bytes)]);
+        assert_eq!(owner.log.first().map(String::as_str), Some("lost sync Size(0)"));
     }
 
     #[test]
