@@ -3,5 +3,9 @@
 #![expect(clippy::indexing_slicing, reason = "test support: a panic is a failed test")]
 
 pub mod capture;
+pub mod flow;
+pub mod framing;
+pub mod kafka;
+pub mod observe;
 pub mod replay;
 pub mod truth;

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde_json::Value;
-use tests::capture::{ACK, Capture, FIN, File, Ip, Link, RST, SYN, Segment};
+use tests::capture::{Capture, FIN, File, Ip, Link, RST, SYN, Segment};
+use tests::framing::{Framing, Way, frames_of};
 use tests::replay::{RECORDS, corpus, corpus_names, replay_bytes};
 use tests::truth::{lines, name_of, unix_ns};
 
@@ -250,58 +251,6 @@ fn packets_cut_by_the_capture_give_a_part_of_the_listing_and_nothing_wrong() {
                 panic!("{name} at {snap_bytes} bytes: {} is not in the whole listing: {line}", name_of(&line));
             }
         }
-    }
-}
-
-/// Where the frames of one direction lie, in bytes since its SYN, found without the tracer's code.
-struct Framing {
-    /// The sender connected: these are requests.
-    requests: bool,
-    first: u32,
-    /// Place of each frame, and the four bytes after its size and (requests) its API key and version.
-    frames: Vec<(std::ops::Range<usize>, [u8; 4])>,
-}
-
-type Way = (SocketAddr, SocketAddr);
-
-/// The frames of each direction whose SYN was seen (once), as far as sizes make sense.
-fn frames_of(capture: &Capture) -> BTreeMap<Way, Framing> {
-    let mut ways: BTreeMap<Way, Vec<(u32, bool)>> = BTreeMap::new();
-    for segment in capture.segments.iter().filter(|segment| segment.flags & SYN != 0) {
-        let syn = (segment.sequence.wrapping_add(1), segment.flags & ACK == 0);
-        let syns = ways.entry((segment.source, segment.destination)).or_default();
-        if !syns.contains(&syn) {
-            syns.push(syn);
-        }
-    }
-    let mut found = BTreeMap::new();
-    for (way, syns) in ways {
-        let [(first, requests)] = syns[..] else { continue };
-        let mut bytes = Vec::new();
-        for segment in capture.segments.iter().filter(|segment| (segment.source, segment.destination) == way) {
-            let place = segment.sequence.wrapping_sub(first) as usize;
-            if segment.flags & SYN == 0 && place <= bytes.len() {
-                bytes.truncate(place);
-                bytes.extend(&segment.payload);
-            }
-        }
-        let (mut frames, mut place) = (Vec::new(), 0);
-        while let Some(size) = bytes.get(place..place + 4) {
-            let end = place + 4 + u32::from_be_bytes(size.try_into().unwrap()) as usize;
-            let Some(frame) = bytes.get(place..end) else { break };
-            let id = frame.get(if requests { 8..12 } else { 4..8 }).map_or([0; 4], |id| id.try_into().unwrap());
-            frames.push((place..end, id));
-            place = end;
-        }
-        found.insert(way, Framing { requests, first, frames });
-    }
-    found
-}
-
-impl Framing {
-    fn range_of(&self, segment: &Segment) -> std::ops::Range<usize> {
-        let begin = segment.sequence.wrapping_sub(self.first) as usize;
-        begin..begin + segment.payload.len()
     }
 }
 
