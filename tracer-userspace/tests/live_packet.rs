@@ -22,6 +22,7 @@ use tracer_userspace::source::{Direction, Verdict};
 const LOOPBACKS: [&str; 2] = ["127.0.0.1:0", "[::1]:0"];
 
 #[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn a_stream_over_loopback_is_seen_whole_at_both_ends() {
     let _turn = harness::turn();
     for address in LOOPBACKS {
@@ -35,6 +36,7 @@ fn a_stream_over_loopback_is_seen_whole_at_both_ends() {
 }
 
 #[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn packets_beyond_64_kib_are_whole_though_their_length_fields_are_0() {
     let _turn = harness::turn();
     for address in LOOPBACKS {
@@ -48,6 +50,7 @@ fn packets_beyond_64_kib_are_whole_though_their_length_fields_are_0() {
 }
 
 #[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn the_first_request_is_whole_however_it_is_cut() {
     let _turn = harness::turn();
     let cuts: [(&str, &[usize]); 7] = [
@@ -84,6 +87,7 @@ fn the_first_request_is_whole_however_it_is_cut() {
 }
 
 #[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn many_connections_at_once_lose_and_mix_nothing() {
     let _turn = harness::turn();
     let (one, other) = (Namespace::new(), Namespace::new());
@@ -114,6 +118,7 @@ fn many_connections_at_once_lose_and_mix_nothing() {
 }
 
 #[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn data_that_comes_before_accept_belongs_to_the_accepted_socket() {
     let _turn = harness::turn();
     // The same addresses in two namespaces at the same time: only the listeners tell them apart.
@@ -164,6 +169,7 @@ fn data_that_comes_before_accept_belongs_to_the_accepted_socket() {
 }
 
 #[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn data_in_the_syn_of_fast_open_is_the_first_of_the_stream() {
     let _turn = harness::turn();
     let namespace = Namespace::new();
@@ -193,6 +199,7 @@ fn data_in_the_syn_of_fast_open_is_the_first_of_the_stream() {
 }
 
 #[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn loss_repetition_and_reordering_on_the_line_change_no_byte() {
     let _turn = harness::turn();
     let (one, other) = (Namespace::new(), Namespace::new());
@@ -212,6 +219,7 @@ fn loss_repetition_and_reordering_on_the_line_change_no_byte() {
 }
 
 #[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn bytes_of_sendfile_are_seen() {
     let _turn = harness::turn();
     let mut recorder = Recorder::start();
@@ -240,6 +248,7 @@ fn bytes_of_sendfile_are_seen() {
 }
 
 #[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn a_connection_that_is_older_than_the_tracer_is_picked_up_at_its_next_request() {
     let _turn = harness::turn();
     let mut connection = Connection::over("127.0.0.1:0");
@@ -264,6 +273,7 @@ fn a_connection_that_is_older_than_the_tracer_is_picked_up_at_its_next_request()
 }
 
 #[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn an_answer_that_fills_a_segment_reveals_an_older_connection() {
     let _turn = harness::turn();
     let mut connection = Connection::over("127.0.0.1:0");
@@ -279,6 +289,7 @@ fn an_answer_that_fills_a_segment_reveals_an_older_connection() {
 }
 
 #[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn both_ends_carry_the_process_that_owns_them() {
     let _turn = harness::turn();
     let mut recorder = Recorder::start();
@@ -317,6 +328,7 @@ fn shell_client(address: SocketAddr) -> std::process::Child {
 }
 
 #[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn a_dismissed_socket_is_copied_no_more() {
     let _turn = harness::turn();
     let mut recorder = Recorder::start();
@@ -348,6 +360,7 @@ fn a_dismissed_socket_is_copied_no_more() {
 }
 
 #[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn other_protocols_are_not_copied() {
     let _turn = harness::turn();
     let mut recorder = Recorder::start();
@@ -383,6 +396,7 @@ fn other_protocols_are_not_copied() {
 }
 
 #[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn ports_can_be_forced_and_excluded() {
     let _turn = harness::turn();
     let (forced, excluded) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
@@ -405,6 +419,7 @@ fn ports_can_be_forced_and_excluded() {
 }
 
 #[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn the_end_of_a_connection_is_seen() {
     let _turn = harness::turn();
     let mut recorder = Recorder::start();
@@ -426,6 +441,7 @@ fn the_end_of_a_connection_is_seen() {
 }
 
 #[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn two_tracers_see_the_same() {
     let _turn = harness::turn();
     let (mut one, mut other) = (Recorder::start(), Recorder::start());
@@ -437,6 +453,7 @@ fn two_tracers_see_the_same() {
 }
 
 #[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn a_sleeping_reader_is_woken_by_the_first_event() {
     let _turn = harness::turn();
     let mut recorder = Recorder::start();
@@ -463,15 +480,24 @@ fn a_sleeping_reader_is_woken_by_the_first_event() {
 }
 
 #[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn nothing_is_left_after_sigkill() {
     let _turn = harness::turn();
+    if std::env::var_os(VICTIM).is_some() {
+        let mut recorder = Recorder::start();
+        println!("capturing");
+        std::io::stdout().flush().unwrap();
+        recorder.run_for(Duration::from_mins(1));
+        return;
+    }
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "helper_that_captures_until_it_is_killed", "--nocapture"])
+        .args(["--ignored", "--exact", "nothing_is_left_after_sigkill", "--nocapture"])
+        .env(VICTIM, "1")
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert!(lines.any(|line| line.is_ok_and(|line| line.contains("capturing"))), "the helper did not start");
+    assert!(lines.any(|line| line.is_ok_and(|line| line.contains("capturing"))), "the other process did not start");
     let (programs, maps) = (held_by(child.id(), "prog_id"), held_by(child.id(), "map_id"));
     assert!(programs.len() >= 6 && maps.len() >= 6, "{programs:?} {maps:?}");
     assert!(programs.is_subset(&loaded_programs()) && maps.is_subset(&loaded_maps()));
@@ -480,6 +506,9 @@ fn nothing_is_left_after_sigkill() {
     wait_until("the end of the programs", || loaded_programs().is_disjoint(&programs));
     wait_until("the end of the maps", || loaded_maps().is_disjoint(&maps));
 }
+
+/// Set in the process that captures until it is killed: this test program, started again.
+const VICTIM: &str = "KAFKA_TRACER_TEST_VICTIM";
 
 /// Numbers of the programs or maps that a process has descriptors of.
 fn held_by(pid: u32, kind: &str) -> BTreeSet<u32> {
@@ -497,15 +526,7 @@ fn loaded_maps() -> BTreeSet<u32> {
 }
 
 #[test]
-#[ignore = "started, and killed, by another test"]
-fn helper_that_captures_until_it_is_killed() {
-    let mut recorder = Recorder::start();
-    println!("capturing");
-    std::io::stdout().flush().unwrap();
-    recorder.run_for(Duration::from_mins(1));
-}
-
-#[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn without_rights_it_says_which_are_missing() {
     let _turn = harness::turn();
     let error = std::thread::spawn(|| {
@@ -522,6 +543,7 @@ fn without_rights_it_says_which_are_missing() {
 }
 
 #[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn a_root_that_is_not_the_hosts_is_refused() {
     let _turn = harness::turn();
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
@@ -540,6 +562,7 @@ fn a_root_that_is_not_the_hosts_is_refused() {
 }
 
 #[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn a_ring_that_is_too_small_loses_and_says_so() {
     let _turn = harness::turn();
     let mut recorder = Recorder::start_with(SourceConfig { ring_bytes: 256 << 10, ..SourceConfig::default() });
@@ -559,6 +582,7 @@ fn a_ring_that_is_too_small_loses_and_says_so() {
 }
 
 #[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn the_time_of_an_event_is_wall_time() {
     let _turn = harness::turn();
     let mut recorder = Recorder::start();

@@ -136,6 +136,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs root: `cargo xtask test`"]
     fn the_hierarchy_can_be_mounted_for_nobody_else_to_see() {
         let directory = mount_privately().expect("root may mount cgroup v2");
         assert_eq!(inode(&directory).unwrap(), ROOT_INODE, "tests run outside of cgroup namespaces");

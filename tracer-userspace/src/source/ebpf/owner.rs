@@ -260,6 +260,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs root: `cargo xtask test`"]
     fn the_owner_of_an_own_connection_is_found() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
