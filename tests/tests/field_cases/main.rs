@@ -4,6 +4,8 @@
 
 mod classification;
 mod framing;
+mod records;
+mod versions;
 
 use serde_json::Value;
 use tests::capture::Capture;
