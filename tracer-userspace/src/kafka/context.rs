@@ -234,13 +234,13 @@ impl Found<'_> {
         let Some(value) = self.get(Slot::TraceParent) else { return Parsed::Absent };
         let context = || {
             let (fixed, rest) = value.split_first_chunk::<55>()?;
-            let mut parts = fixed.split(|&byte| byte == b'-');
-            let [version] = hex(parts.next()?)?;
-            let trace_id: [u8; 16] = hex(parts.next()?)?;
-            let span_id: [u8; 8] = hex(parts.next()?)?;
-            let [flags] = hex(parts.next()?)?;
+            let [version] = hex(&fixed[..2])?;
+            let trace_id = hex(&fixed[3..35])?;
+            let span_id = hex(&fixed[36..52])?;
+            let [flags] = hex(&fixed[53..])?;
+            let has_dashes = fixed[2] == b'-' && fixed[35] == b'-' && fixed[52] == b'-';
             let more_is_fine = rest.is_empty() || (version > 0 && rest.first() == Some(&b'-'));
-            if parts.next().is_some() || version == 0xff || !more_is_fine {
+            if !has_dashes || version == 0xff || !more_is_fine {
                 return None;
             }
             let tracestate = self.get(Slot::TraceState).and_then(tracestate);
@@ -336,9 +336,32 @@ fn known(context: CarriedContext) -> Option<CarriedContext> {
     (context.trace_id != [0; 16] && context.span_id != [0; 8]).then_some(context)
 }
 
+/// What [`digit`] says of a byte that is none.
+const NO_DIGIT: u8 = 0xff;
+
+/// The value of a lower-case hex digit.
+const fn digit(byte: u8) -> u8 {
+    match byte {
+        b'0'..=b'9' => byte - b'0',
+        b'a'..=b'f' => byte - b'a' + 10,
+        _ => NO_DIGIT,
+    }
+}
+
 /// `N` bytes in exactly `2 * N` lower-case hex digits.
+#[inline]
 fn hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
-    if digits.len() == 2 * N { short_hex(digits) } else { None }
+    if digits.len() != 2 * N {
+        return None;
+    }
+    let mut bytes = [0; N];
+    let mut any = 0;
+    for (byte, pair) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
+        let [high, low] = pair.map(digit);
+        *byte = high << 4 | low;
+        any |= high | low;
+    }
+    (any < 16).then_some(bytes)
 }
 
 /// `N` bytes in at most `2 * N` lower-case hex digits, padded on the left.
@@ -349,11 +372,10 @@ fn short_hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
     let mut bytes = [0; N];
     for (byte, pair) in bytes.iter_mut().rev().zip(digits.rchunks(2)) {
         for &digit in pair {
-            let value = match digit {
-                b'0'..=b'9' => digit - b'0',
-                b'a'..=b'f' => digit - b'a' + 10,
-                _ => return None,
-            };
+            let value = self::digit(digit);
+            if value == NO_DIGIT {
+                return None;
+            }
             *byte = *byte << 4 | value;
         }
     }
@@ -362,7 +384,11 @@ fn short_hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
 
 /// A B3 trace id: 64 or 128 bits, the shorter padded on the left.
 fn b3_trace_id(digits: &[u8]) -> Option<[u8; 16]> {
-    if matches!(digits.len(), 16 | 32) { short_hex(digits) } else { None }
+    match digits.len() {
+        32 => hex(digits),
+        16 => short_hex(digits),
+        _ => None,
+    }
 }
 
 /// A `tracestate` that keeps the rules of W3C Trace Context level 2; one that does not is dropped as a whole.

@@ -165,6 +165,8 @@ fn every_version_reads_as_kafka_wrote_it() {
     assert_eq!(count, 772);
 }
 
+type Encode = Box<dyn Fn(&mut bytes::BytesMut, i16) -> bool>;
+
 /// The crate `kafka-protocol` as encoder: what it reads out of Kafka's bytes, written in every version it can.
 #[test]
 fn what_another_encoder_writes_reads_without_damage() {
@@ -179,7 +181,7 @@ fn what_another_encoder_writes_reads_without_damage() {
             continue;
         }
         let mut body = bytes::Bytes::copy_from_slice(&golden.frame[golden.body_start..]);
-        let encode: Box<dyn Fn(&mut bytes::BytesMut, i16) -> bool> = if golden.is_request {
+        let encode: Encode = if golden.is_request {
             let Ok(theirs) = RequestKind::decode(api_key, &mut body, golden.api_version) else { continue };
             Box::new(move |out, version| theirs.encode(out, version).is_ok())
         } else {

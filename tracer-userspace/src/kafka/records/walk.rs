@@ -243,6 +243,9 @@ impl<'r> Cursor<'r> {
         if first < 0x80 {
             return Ok(i32::from(first >> 1) ^ -i32::from(first & 1));
         }
+        if let Some(value) = self.short(first) {
+            return Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed());
+        }
         let value = self.long(first, what, 28)?;
         let value = u32::try_from(value).map_err(|_| Lack::Invalid(what, "a varint of more than 32 bits"))?;
         Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
@@ -256,12 +259,23 @@ impl<'r> Cursor<'r> {
         if first < 0x80 {
             return Ok(i64::from(first >> 1) ^ -i64::from(first & 1));
         }
+        if let Some(value) = self.short(first) {
+            return Ok(i64::from((value >> 1).cast_signed()) ^ -i64::from(value & 1));
+        }
         let value = self.long(first, what, 63)?;
         Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
     }
 
-    /// The rest of a varint whose first byte says that it goes on, up to the byte that is shifted by `last_shift`.
+    /// A varint of two bytes, as most lengths are.
     #[inline]
+    fn short(&mut self, first: u8) -> Option<u32> {
+        let second = self.bytes.get(self.position).copied().filter(|&second| second < 0x80)?;
+        self.position += 1;
+        Some(u32::from(first & 0x7f) | u32::from(second) << 7)
+    }
+
+    /// The rest of a varint whose first byte says that it goes on, up to the byte that is shifted by `last_shift`.
+    #[cold]
     fn long(&mut self, first: u8, what: &'static str, last_shift: u32) -> Result<u64, Lack> {
         let mut value = u64::from(first & 0x7f);
         let mut shift = 7;
