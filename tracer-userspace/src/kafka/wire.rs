@@ -424,3 +424,106 @@ pub enum LengthKind {
     /// Unsigned varint of length + 1, 0 for null: everything of flexible versions.
     Compact,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn varints_are_read_up_to_32_bits_and_no_further() {
+        for (bytes, expected) in [
+            (&[0][..], Some(0)),
+            (&[0x7f], Some(127)),
+            (&[0x80, 0x01], Some(128)),
+            (&[0x80, 0x00], Some(0)),
+            (&[0xff, 0xff, 0xff, 0xff, 0x0f], Some(u32::MAX)),
+            (&[0xff, 0xff, 0xff, 0xff, 0x1f], None),
+            (&[0xff, 0xff, 0xff, 0xff, 0xff, 0x01], None),
+            (&[0x80], None),
+            (&[], None),
+        ] {
+            assert_eq!(Reader::new(Payload::whole(bytes)).unsigned_varint().ok(), expected, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn lengths_are_held_against_what_is_left() {
+        let length = |bytes: &[u8], kind| Reader::new(Payload::whole(bytes)).length(kind);
+        assert_eq!(length(&[0xff, 0xff], LengthKind::Int16), Ok(None));
+        assert_eq!(length(&[0xff, 0xff, 0xff, 0xff], LengthKind::Int32), Ok(None));
+        assert_eq!(length(&[0], LengthKind::Compact), Ok(None));
+        assert_eq!(length(&[0, 2, 7, 7], LengthKind::Int16), Ok(Some(2)));
+        assert_eq!(length(&[3, 7, 7], LengthKind::Compact), Ok(Some(2)));
+        for (bytes, kind) in [
+            (&[0, 2, 7][..], LengthKind::Int16),
+            (&[0xff, 0xfe], LengthKind::Int16),
+            (&[0x7f, 0xff, 0xff, 0xff, 0], LengthKind::Int32),
+            (&[0x80, 0, 0, 0], LengthKind::Int32),
+            (&[3, 7], LengthKind::Compact),
+            (&[0xff, 0xff, 0xff, 0xff, 0x0f], LengthKind::Compact),
+        ] {
+            assert_eq!(length(bytes, kind).unwrap_err().kind(), DamageKind::Malformed, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_lack_has_its_own_error() {
+        let bytes = [1, 2, 3, 4, 5, 6];
+        let hole = 2..3;
+        let payload = Payload::new(&bytes, std::slice::from_ref(&hole), 10);
+        let error = |at, count| {
+            let mut reader = Reader::at(payload, at);
+            reader.field("topics");
+            reader.take(count).unwrap_err().to_string()
+        };
+        assert_eq!(error(0, 4), "`topics` at byte 0 needs 4 bytes, a hole lies 2 bytes behind its start");
+        assert_eq!(error(3, 5), "`topics` at byte 3 needs 5 bytes, 3 were captured");
+        assert_eq!(error(4, 9), "`topics` at byte 4 needs 9 bytes, 6 are left");
+        let mut reader = Reader::new(payload);
+        assert_eq!(reader.take(2), Ok(&[1, 2][..]));
+        assert_eq!(reader.skip(1), Ok(()));
+        assert_eq!(reader.take(3), Ok(&[4, 5, 6][..]), "behind the hole");
+        assert_eq!(reader.take(0), Ok(&[][..]));
+        assert_eq!((reader.left(), reader.skip(4), reader.left()), (4, Ok(()), 0));
+    }
+
+    #[test]
+    fn parts_know_their_place_their_holes_and_what_was_cut() {
+        let bytes: Vec<u8> = (0..20).collect();
+        let holes = [3..5, 10..12];
+        let payload = Payload::new(&bytes, &holes, 30);
+        let shown = |part: Payload<'_>| (part.start, part.bytes.len(), part.declared_bytes, part.first_hole(), part.is_whole());
+        assert_eq!(shown(payload), (0, 20, 30, Some(3), false));
+        assert_eq!(shown(payload.part(0, 3)), (0, 3, 3, None, true));
+        assert_eq!(shown(payload.part(4, 2)), (4, 2, 2, Some(0), false));
+        assert_eq!(shown(payload.part(5, 6)), (5, 6, 6, Some(5), false));
+        assert_eq!(shown(payload.part(12, 18)), (12, 8, 18, None, false));
+        assert_eq!(shown(payload.part(25, 5)), (25, 0, 5, None, false));
+        let nested = payload.part(5, 20).part(4, 4);
+        assert_eq!(shown(nested), (9, 4, 4, Some(1), false));
+        assert_eq!(nested.bytes, [9, 10, 11, 12]);
+        assert_eq!(nested.good_bytes(), 1);
+    }
+
+    /// KIP-482: an unknown tagged field is passed over, a known one has to use up its size.
+    #[test]
+    fn tagged_fields_are_bounded_by_their_own_sizes() {
+        let read = |bytes: &[u8]| {
+            let mut seen = Vec::new();
+            let mut reader = Reader::new(Payload::whole(bytes));
+            let done = reader.tagged_fields(|reader, tag| {
+                if tag == 1 {
+                    seen.push(reader.i16()?);
+                }
+                Ok(tag == 1)
+            });
+            (done.map(|()| reader.left()), seen)
+        };
+        assert_eq!(read(&[0, 9]), (Ok(1), vec![]));
+        assert_eq!(read(&[2, 0, 3, 7, 7, 7, 1, 2, 1, 1]), (Ok(0), vec![257]));
+        assert_eq!(read(&[1, 1, 3, 1, 1, 1]).0.unwrap_err().kind(), DamageKind::Malformed, "longer than its content");
+        assert_eq!(read(&[1, 1, 1, 1, 1]).0.unwrap_err().kind(), DamageKind::Malformed, "shorter than its content");
+        assert_eq!(read(&[1, 0, 9, 1]).0.unwrap_err().kind(), DamageKind::Malformed, "longer than the message");
+        assert_eq!(read(&[9, 0, 0]).0.unwrap_err().kind(), DamageKind::Malformed, "fewer than counted");
+    }
+}
