@@ -85,7 +85,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', env = "KAFKA_TRACER_EXCLUDE_TOPICS", help_heading = "Spans")]
     pub exclude_topics: Vec<String>,
 
-    /// Make spans of Kafka's own topics (__*) too
+    /// Make spans of Kafka's own topics too, whose names begin with two underscores
     #[arg(long, env = "KAFKA_TRACER_INTERNAL_TOPICS", value_parser = clap::builder::FalseyValueParser::new(), help_heading = "Spans")]
     pub internal_topics: bool,
 

@@ -11,6 +11,8 @@ mod args;
 mod lines;
 #[cfg(feature = "live")]
 mod log;
+#[cfg(test)]
+mod reference;
 #[cfg(feature = "live")]
 mod run;
 mod settings;

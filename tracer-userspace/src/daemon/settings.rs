@@ -23,7 +23,7 @@ pub enum SettingsError {
     #[error(transparent)]
     Export(#[from] export::SettingsError),
     /// Too little memory.
-    #[error("a memory limit of {limit} bytes is too little: ring ({ring} bytes), streams and spans need at least {least} bytes together")]
+    #[error("a memory limit of {} MiB is too little: ring ({} MiB), streams and spans need at least {} MiB together", limit >> 20, ring >> 20, least >> 20)]
     Memory {
         /// What was asked for.
         limit: u64,
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn too_little_memory_is_an_error_that_says_how_much_is_needed() {
         let error = settings(&["--memory-limit", "64MiB"], &[]).unwrap_err().to_string();
-        assert!(error.contains("67108864") && error.contains("100663296"), "{error}");
+        assert!(error.contains("64 MiB is too little") && error.contains("at least 96 MiB"), "{error}");
     }
 
     #[test]

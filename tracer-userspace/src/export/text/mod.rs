@@ -3,15 +3,7 @@
 //! In: [`FinishedSpan`]s for the lines, [`Observation`]s for the sums (which are exact whatever spans are left out).
 //! Out: text, coloured only where asked for. What came off the wire is never let near the terminal with its control
 //! characters.
-//!
-//! ```text
-//! 2023-11-14, times are UTC
-//! TIME          OP      TOPIC-PARTITION@OFFSETS      MSGS  SERVICE     GROUP / CLIENT        TOOK  END-TO-END
-//! 22:13:20.000  send    orders-1@1000..1004             5  checkout    producer-1         3.10 ms              trace 586b9a0e
-//! 22:13:20.005  fetch   orders-1@1000..1004             5  billing     billing            1.20 ms     6.40 ms  <- joined with send, trace 586b9a0e
-//! 22:13:20.020  commit  orders-1@1005                      billing     billing             800 µs              trace 9c21d3aa
-//! 22:13:20.030  send    payments-0                      1  checkout    producer-1         2.00 ms              NOT_ENOUGH_REPLICAS, retry, trace 11aa22bb
-//! ```
+//! `docs/reading-the-text.md` shows it.
 
 #![forbid(unsafe_code)]
 
