@@ -248,7 +248,8 @@ impl Connection {
     /// Memory that waits for more bytes.
     pub fn buffered_bytes(&self) -> usize {
         let half = |h: &Half| h.stream.buffered_bytes() + h.framer.buffered_bytes();
-        half(&self.halves.sent) + half(&self.halves.received) + self.core.kept_answer.as_ref().map_or(0, |k| k.payload.len())
+        let open = self.core.open.sent.kept_bytes() + self.core.open.received.kept_bytes();
+        open + half(&self.halves.sent) + half(&self.halves.received) + self.core.kept_answer.as_ref().map_or(0, |k| k.payload.len())
     }
 
     /// What its two streams have seen.
@@ -273,6 +274,7 @@ impl Connection {
             self.halves.get_mut(direction).framer.give_up();
         }
         self.look_again(now, reader);
+        self.core.give_up_open(now, reader);
     }
 
     /// A SYN was seen.
@@ -712,16 +714,23 @@ impl Core {
         self.answers_may_be_lost(direction);
         if reason == DesyncReason::Restart {
             // Other ends talk now: what was open stays unanswered.
-            let left: Vec<_> = self.open.sent.drain().chain(self.open.received.drain()).collect();
-            for open in left {
-                self.resolve(open, Outcome::AnswerNotSeen, time, reader);
-            }
+            self.give_up_open(time, reader);
         }
         if self.confirmed {
             reader.counters.lost_sync += 1;
             self.connection_event(ConnectionEventKind::LostSync, time, reader);
         }
         Next::Continue
+    }
+
+    /// Nothing that is open will be paired with its answer any more.
+    fn give_up_open(&mut self, at: Timestamp, reader: &mut Reader<'_>) {
+        let open = std::mem::take(&mut self.open);
+        for mut open in [open.sent, open.received] {
+            for request in open.drain() {
+                self.resolve(request, Outcome::AnswerNotSeen, at, reader);
+            }
+        }
     }
 
     /// Bytes of this direction are missing, and with them perhaps answers to what is open.

@@ -38,6 +38,12 @@ pub struct RequestFacts {
     pub bytes: u64,
 }
 
+/// What is kept of a request takes memory, which is counted.
+pub trait Kept {
+    /// Bytes beyond the value itself.
+    fn kept_bytes(&self) -> usize;
+}
+
 /// A request that waits for its answer; `S` is what `observe` keeps of it.
 #[derive(Debug)]
 pub struct OpenRequest<S> {
@@ -53,18 +59,20 @@ pub struct OpenRequest<S> {
 #[derive(Debug)]
 pub struct OpenRequests<S> {
     queue: VecDeque<OpenRequest<S>>,
+    kept_bytes: usize,
 }
 
 impl<S> Default for OpenRequests<S> {
     fn default() -> Self {
-        Self { queue: VecDeque::new() }
+        Self { queue: VecDeque::new(), kept_bytes: 0 }
     }
 }
 
-impl<S> OpenRequests<S> {
+impl<S: Kept> OpenRequests<S> {
     /// Adds a request. Returns the oldest one when there are too many: it is given up.
     pub fn push(&mut self, facts: RequestFacts, state: S) -> Option<OpenRequest<S>> {
-        let given_up = if self.queue.len() >= MAX_OPEN_REQUESTS { self.queue.pop_front() } else { None };
+        let given_up = if self.queue.len() >= MAX_OPEN_REQUESTS { self.take_at(0) } else { None };
+        self.kept_bytes += state.kept_bytes();
         self.queue.push_back(OpenRequest { facts, answer_may_be_lost: false, state });
         given_up
     }
@@ -77,7 +85,13 @@ impl<S> OpenRequests<S> {
     /// Takes the oldest open request with this correlation id.
     pub fn take(&mut self, correlation_id: i32) -> Option<OpenRequest<S>> {
         let index = self.queue.iter().position(|r| r.facts.correlation_id == correlation_id)?;
-        self.queue.remove(index)
+        self.take_at(index)
+    }
+
+    fn take_at(&mut self, index: usize) -> Option<OpenRequest<S>> {
+        let taken = self.queue.remove(index)?;
+        self.kept_bytes = self.kept_bytes.saturating_sub(taken.state.kept_bytes());
+        Some(taken)
     }
 
     /// A hole was seen where answers go: every request that is open now may have been answered in it.
@@ -90,12 +104,18 @@ impl<S> OpenRequests<S> {
     /// Takes the oldest request if its deadline has passed.
     pub fn take_expired(&mut self, now: Timestamp) -> Option<OpenRequest<S>> {
         let oldest = self.queue.front()?;
-        (now.since(oldest.facts.last) > ANSWER_DEADLINE).then(|| self.queue.pop_front()).flatten()
+        (now.since(oldest.facts.last) > ANSWER_DEADLINE).then(|| self.take_at(0)).flatten()
     }
 
     /// Takes all that is open, oldest first.
     pub fn drain(&mut self) -> impl Iterator<Item = OpenRequest<S>> + '_ {
+        self.kept_bytes = 0;
         self.queue.drain(..)
+    }
+
+    /// Memory that the open requests take.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept_bytes + self.queue.capacity() * size_of::<OpenRequest<S>>()
     }
 
     /// Number of open requests.
@@ -112,6 +132,18 @@ impl<S> OpenRequests<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Kept for i32 {
+        fn kept_bytes(&self) -> usize {
+            3
+        }
+    }
+
+    impl Kept for &str {
+        fn kept_bytes(&self) -> usize {
+            self.len()
+        }
+    }
 
     fn facts(correlation_id: i32, at_ns: u64) -> RequestFacts {
         let time = Timestamp::from_unix_ns(at_ns);
@@ -149,5 +181,8 @@ mod tests {
         assert_eq!(open.len(), MAX_OPEN_REQUESTS);
         assert_eq!(given_up.len(), 5000 - MAX_OPEN_REQUESTS);
         assert_eq!(given_up.first(), Some(&0));
+        assert_eq!(open.kept_bytes, 3 * MAX_OPEN_REQUESTS);
+        assert_eq!(open.drain().count(), MAX_OPEN_REQUESTS);
+        assert_eq!(open.kept_bytes, 0);
     }
 }

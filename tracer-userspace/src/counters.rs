@@ -19,6 +19,8 @@ pub struct Counters {
     pub connections_other: u64,
     /// Those that were forgotten because there were too many.
     pub connections_evicted: u64,
+    /// Times that a connection gave up what it held because memory was short.
+    pub relieved: u64,
     /// Payload bytes of the streams that were handed on, each once.
     pub stream_bytes: u64,
     /// Holes in streams.

@@ -104,7 +104,7 @@ impl Pipeline {
             let _: After = self.give(event, sink);
         }
         if self.buffered_bytes > self.settings.max_buffered_bytes {
-            self.relieve(event.socket, sink);
+            self.relieve(sink);
         }
         if event.time >= self.next_tick {
             self.tick(event.time, sink);
@@ -199,14 +199,23 @@ impl Pipeline {
         After::Continue
     }
 
-    /// Too much waits for more bytes: the connection that just added to it gives up what it holds, as a hole.
-    fn relieve(&mut self, socket: SocketKey, sink: &mut impl Sink) {
+    /// Too much waits for more bytes: the connections that hold most give up what they hold, as holes, until there is room
+    /// again.
+    fn relieve(&mut self, sink: &mut impl Sink) {
         let Self { connections, observer, counters, settings, buffered_bytes, now, .. } = self;
-        let Some(connection) = connections.get_mut(&socket) else { return };
-        let before = connection.buffered_bytes();
+        let mut holders: Vec<_> = connections.iter().map(|(key, connection)| (connection.buffered_bytes(), *key)).collect();
+        holders.sort_unstable_by(|a, b| b.cmp(a));
         let mut give = |observation| sink.observation(observation);
-        connection.relieve(*now, &mut Reader { observer, counters, sink: &mut give, sides: settings.sides });
-        *buffered_bytes = (*buffered_bytes + connection.buffered_bytes()).saturating_sub(before);
+        let room = settings.max_buffered_bytes - settings.max_buffered_bytes / 8;
+        for (before, key) in holders {
+            if *buffered_bytes <= room {
+                break;
+            }
+            let Some(connection) = connections.peek_mut(&key) else { continue };
+            counters.relieved += 1;
+            connection.relieve(*now, &mut Reader { observer, counters, sink: &mut give, sides: settings.sides });
+            *buffered_bytes = (*buffered_bytes + connection.buffered_bytes()).saturating_sub(before);
+        }
     }
 
     fn end(&mut self, socket: SocketKey, sink: &mut impl Sink) {

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use hashlink::LruCache;
 
+use super::names::MAX_REMEMBERED_BYTES;
 use super::{BatchHeader, Topic};
 
 const MAX_SENT: usize = 65_536;
-const MAX_POSITIONS: usize = 262_144;
+const MAX_POSITIONS: usize = 131_072;
 
 /// What makes two batches on the wire the same batch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +69,9 @@ impl History {
     /// A batch was sent, with this end. True when it was a retry: the same sequence again, or the same bytes after a failure
     /// (equal bytes without one are two messages that are equal).
     pub(super) fn sent(&mut self, topic: &Topic, partition: i32, header: &BatchHeader, attempt: Attempt) -> bool {
+        if is_long(topic) {
+            return false;
+        }
         let same = SameBatch::of(header);
         let numbered = matches!(same, SameBatch::Sequence { .. });
         match self.sent.insert((topic.clone(), partition, same), attempt) {
@@ -79,6 +83,9 @@ impl History {
 
     /// Offsets up to `last` are delivered to a group. True when it was given all of them before.
     pub(super) fn delivering(&mut self, place: GroupPartition, last: i64) -> bool {
+        if place.0.len() > MAX_REMEMBERED_BYTES || is_long(&place.1) {
+            return false;
+        }
         let highest = self.delivered.entry(place).or_insert(-1);
         let again = last <= *highest;
         *highest = last.max(*highest);
@@ -87,8 +94,15 @@ impl History {
 
     /// A group commits. False when it had committed this very offset already.
     pub(super) fn committing(&mut self, place: GroupPartition, offset: i64) -> bool {
+        if place.0.len() > MAX_REMEMBERED_BYTES || is_long(&place.1) {
+            return true;
+        }
         self.committed.insert(place, offset) != Some(offset)
     }
+}
+
+fn is_long(topic: &Topic) -> bool {
+    topic.name.as_ref().is_some_and(|name| name.len() > MAX_REMEMBERED_BYTES)
 }
 
 #[cfg(test)]

@@ -11,15 +11,16 @@ use std::sync::Arc;
 use hashlink::LruCache;
 
 use super::TopicId;
+use super::names::MAX_REMEMBERED_BYTES;
 
 /// Topic ids remembered. A cluster of 100,000 topics fits.
 const MAX_TOPICS: usize = 131_072;
 /// Brokers remembered, by address.
 const MAX_BROKERS: usize = 16_384;
 /// Clients remembered, by host and client id.
-const MAX_CLIENTS: usize = 65_536;
+const MAX_CLIENTS: usize = 32_768;
 /// Memberships remembered for one client; a client that names more groups than this is an administrator's tool.
-const MAX_MEMBERSHIPS: usize = 16;
+const MAX_MEMBERSHIPS: usize = 8;
 
 /// Who sends requests, as far as different connections of one client have it in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -28,6 +29,12 @@ pub(super) struct ClientKey {
     pub(super) host: IpAddr,
     /// Its client id.
     pub(super) client_id: Option<Arc<str>>,
+}
+
+impl ClientKey {
+    fn is_short(&self) -> bool {
+        self.client_id.as_ref().is_none_or(|id| id.len() <= MAX_REMEMBERED_BYTES)
+    }
 }
 
 /// A connection's place in what is learnt.
@@ -94,7 +101,7 @@ impl Learnt {
 
     /// A topic id stands for this name. Ids are never used twice, so no cluster is needed.
     pub(super) fn topic(&mut self, id: TopicId, name: &Arc<str>) {
-        if self.topics.get(&id) != Some(name) {
+        if name.len() <= MAX_REMEMBERED_BYTES && self.topics.get(&id) != Some(name) {
             self.topics.insert(id, Arc::clone(name));
             self.generation += 1;
         }
@@ -116,6 +123,9 @@ impl Learnt {
 
     /// The client was told about this cluster.
     pub(super) fn client_cluster(&mut self, client: &ClientKey, cluster_id: &Arc<str>) {
+        if !client.is_short() {
+            return;
+        }
         let client = self.clients.entry(client.clone()).or_insert_with(Client::default);
         match &client.cluster {
             OnlyCluster::Unknown => {
@@ -153,6 +163,9 @@ impl Learnt {
 
     /// A request on this connection named its group: the client is (or acts as) a member.
     pub(super) fn member(&mut self, client: &ClientKey, peer: &Peer, group: &Arc<str>) {
+        if group.len() > MAX_REMEMBERED_BYTES || !client.is_short() {
+            return;
+        }
         let client = self.clients.entry(client.clone()).or_insert_with(Client::default);
         if let Some(known) = client.memberships.iter_mut().find(|m| m.group == *group && m.connection_id == peer.connection_id) {
             known.ended = false;

@@ -22,7 +22,7 @@ use std::time::Duration;
 pub use sent::ProduceState;
 pub use types::*;
 
-use crate::correlate::{OpenRequest, RequestFacts};
+use crate::correlate::{Kept, OpenRequest, RequestFacts};
 use crate::counters::Counters;
 use crate::kafka::api::{self, Decoded, Request, RequestHeader, Response, TopicRef};
 use crate::kafka::context::Propagators;
@@ -126,6 +126,16 @@ impl RequestState {
         match self {
             Self::Handshake { mechanism } => Some(Arc::clone(mechanism)),
             Self::Produce(_) | Self::Body(_) | Self::Nothing => None,
+        }
+    }
+}
+
+impl Kept for RequestState {
+    fn kept_bytes(&self) -> usize {
+        match self {
+            Self::Produce(produce) => produce.kept_bytes(),
+            Self::Body(bytes) => bytes.len(),
+            Self::Handshake { .. } | Self::Nothing => 0,
         }
     }
 }

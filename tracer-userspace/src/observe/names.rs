@@ -6,6 +6,10 @@ use std::sync::Arc;
 
 use hashlink::LruCache;
 
+/// Longest name that is remembered anywhere. Topics have 249 characters at most; groups and clients may have more, but what
+/// would have to be remembered of those that do (memberships, redeliveries) is not.
+pub(super) const MAX_REMEMBERED_BYTES: usize = 255;
+
 /// Gives the same `Arc<str>` for the same text while it is among the last `capacity` ones.
 #[derive(Debug)]
 pub(super) struct Names {
@@ -18,8 +22,11 @@ impl Names {
         Self { known: LruCache::new(capacity) }
     }
 
-    /// The shared copy of `text`.
+    /// The shared copy of `text`. Texts longer than [`MAX_REMEMBERED_BYTES`] get a copy of their own each time.
     pub(super) fn intern(&mut self, text: &str) -> Arc<str> {
+        if text.len() > MAX_REMEMBERED_BYTES {
+            return Arc::from(text);
+        }
         if let Some(known) = self.known.get(text) {
             return Arc::clone(known);
         }

@@ -8,7 +8,7 @@ use super::batch::ReadBatch;
 use super::history::{Attempt, History};
 use super::hold::SendKey;
 use super::learn::Learnt;
-use super::{Answered, Emit, Observation, Observer, Operation, Outcome, SentBatch, Topic, outcome, topic};
+use super::{Answered, Emit, Observation, Observer, Operation, Outcome, RecordFact, SentBatch, Topic, outcome, topic};
 use crate::counters::Counters;
 use crate::kafka::api::produce::{PartitionProduceResponse, ProduceRequest, ProduceResponse};
 use crate::kafka::records::{self, Item, Origin};
@@ -34,6 +34,14 @@ struct Draft {
     /// Records of the same request and partition that come before it (formats 0 and 1 only).
     records_before: i64,
     batch: ReadBatch,
+}
+
+impl ProduceState {
+    /// Memory that it takes, keys and states of contexts left out.
+    pub(super) fn kept_bytes(&self) -> usize {
+        let records: usize = self.batches.iter().map(|draft| draft.batch.records.capacity()).sum();
+        size_of::<Self>() + self.batches.capacity() * size_of::<Draft>() + records * size_of::<RecordFact>()
+    }
 }
 
 impl Observer {

@@ -14,7 +14,7 @@ use super::Topic;
 /// Sessions remembered over all brokers; a broker's own default cache holds 1,000.
 const MAX_SESSIONS: usize = 16_384;
 /// Partitions remembered over all sessions.
-const MAX_PARTITIONS: usize = 1_000_000;
+const MAX_PARTITIONS: usize = 262_144;
 
 /// One partition of a topic, as the request names it.
 pub(super) type PartitionKey = (Topic, i32);

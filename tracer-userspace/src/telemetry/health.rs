@@ -48,6 +48,7 @@ impl HealthSnapshot {
             ("encrypted", counters.connections_encrypted),
             ("other", counters.connections_other),
             ("evicted", counters.connections_evicted),
+            ("relieved", counters.relieved),
         ] {
             self.add_by(metric::CONNECTIONS_SEEN, semconv::RESULT, result, connections);
         }
