@@ -29,7 +29,8 @@ pub struct FrameLimits {
 impl Default for FrameLimits {
     fn default() -> Self {
         // The first four bytes of TLS (16 03 01 ..) read as 352 MiB and more: no frame.
-        Self { max_frame_bytes: 16 << 20, min_declared_bytes: 4, max_declared_bytes: 256 << 20 }
+        // `fetch.max.bytes` of Java's consumer is 50 MiB.
+        Self { max_frame_bytes: 64 << 20, min_declared_bytes: 4, max_declared_bytes: 256 << 20 }
     }
 }
 

@@ -115,16 +115,20 @@ impl Pipeline {
     pub fn tick(&mut self, now: Timestamp, sink: &mut impl Sink) {
         self.now = self.now.max(now);
         self.next_tick = self.now.plus(TICK);
-        let mut over = Vec::new();
+        let (mut over, mut verdicts) = (Vec::new(), Vec::new());
         let Self { connections, observer, counters, settings, buffered_bytes, .. } = self;
         for (key, connection) in &mut *connections {
             let before = connection.buffered_bytes();
             let mut give = |observation| sink.observation(observation);
             connection.tick(now, &mut Reader { observer, counters, sink: &mut give, sides: settings.sides });
             *buffered_bytes = (*buffered_bytes + connection.buffered_bytes()).saturating_sub(before);
+            verdicts.extend(connection.take_verdict().map(|verdict| (*key, verdict)));
             if connection.ended_since(now) > LINGER || now.since(connection.last_event()) > IDLE {
                 over.push(*key);
             }
+        }
+        for (socket, verdict) in verdicts {
+            sink.verdict(socket, verdict);
         }
         for key in over {
             self.end(key, sink);
