@@ -59,7 +59,10 @@ impl Sink for Count {
 }
 
 fn main() {
-    println!("{:<44} {:>9} {:>12} {:>10} {:>12}", "captured segments to observations, one core", "GB/s", "records/s", "memcpy x", "allocs/record");
+    println!(
+        "{:<44} {:>9} {:>12} {:>10} {:>12}",
+        "captured segments to observations, one core", "GB/s", "records/s", "memcpy x", "allocs/record"
+    );
     for (name, record_bytes, context_every) in [
         ("1 KiB records, no context", 1024, 0),
         ("100-byte records, no context", 100, 0),
@@ -121,11 +124,8 @@ struct Feed<'a> {
 
 impl<'a> Feed<'a> {
     fn new(pipeline: &'a mut Pipeline, sink: &'a mut Count) -> Self {
-        let socket = SocketKey {
-            scope: 0,
-            local: SocketAddr::from(([10, 0, 0, 1], 50_000)),
-            peer: SocketAddr::from(([10, 0, 0, 2], 9_092)),
-        };
+        let socket =
+            SocketKey { scope: 0, local: SocketAddr::from(([10, 0, 0, 1], 50_000)), peer: SocketAddr::from(([10, 0, 0, 2], 9_092)) };
         let mut feed = Self { pipeline, sink, socket, positions: (1, 1), time_ns: 1_700_000_000_000_000_000 };
         feed.event(EventKind::Open { direction: Direction::Sent, initiator: true, first_position: 1 });
         feed.event(EventKind::Open { direction: Direction::Received, initiator: false, first_position: 1 });
