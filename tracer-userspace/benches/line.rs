@@ -4,7 +4,6 @@
 //! that what is compared is a ratio. Allocations are counted: there must be none per record.
 
 #![expect(unsafe_code, reason = "an allocator that counts is an unsafe trait; it only adds numbers")]
-#![expect(missing_docs, reason = "a benchmark is read, not called")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
