@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
@@ -71,6 +71,8 @@ pub(crate) fn span_of(service: u8, topic: &str) -> FinishedSpan {
 
 /// One request as a Collector sees it.
 struct Got {
+    /// Counts the connections from 0.
+    connection: usize,
     path: String,
     headers: HashMap<String, String>,
     body: Vec<u8>,
@@ -116,15 +118,15 @@ fn http_collector(listener: TcpListener, statuses: Vec<u16>) -> Receiver<Got> {
     let (sender, receiver) = channel();
     let statuses = Arc::new(Mutex::new(statuses.into_iter()));
     std::thread::spawn(move || {
-        for stream in listener.incoming() {
+        for (connection, stream) in listener.incoming().enumerate() {
             let (sender, statuses) = (sender.clone(), Arc::clone(&statuses));
-            std::thread::spawn(move || serve(&stream.unwrap(), &sender, &mut || statuses.lock().unwrap().next().unwrap_or(200)));
+            std::thread::spawn(move || serve(stream.unwrap(), connection, &sender, &mut || statuses.lock().unwrap().next().unwrap_or(200)));
         }
     });
     receiver
 }
 
-fn serve(stream: &TcpStream, sender: &Sender<Got>, status: &mut dyn FnMut() -> u16) {
+fn serve(stream: impl Read + Write, connection: usize, sender: &Sender<Got>, status: &mut dyn FnMut() -> u16) {
     let mut reader = BufReader::new(stream);
     loop {
         let mut line = String::new();
@@ -142,53 +144,132 @@ fn serve(stream: &TcpStream, sender: &Sender<Got>, status: &mut dyn FnMut() -> u
         let mut body = vec![0; headers["content-length"].parse().unwrap()];
         reader.read_exact(&mut body).unwrap();
         let status = status();
-        if status == 200 && sender.send(Got { path, headers, body }).is_err() {
+        if status == 200 && sender.send(Got { connection, path, headers, body }).is_err() {
             return;
         }
-        let _ = (&*stream).write_all(format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n").as_bytes());
+        let _ = reader.get_mut().write_all(format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n").as_bytes());
+        let _ = reader.get_mut().flush();
     }
 }
 
-/// A Collector's gRPC end over bare HTTP/2.
-fn grpc_collector(runtime: &Runtime, listener: TcpListener) -> Receiver<Got> {
+/// A Collector's gRPC end over bare HTTP/2, in TLS if given.
+fn grpc_collector(runtime: &Runtime, listener: TcpListener, tls: Option<tokio_rustls::TlsAcceptor>) -> Receiver<Got> {
     let (sender, receiver) = channel();
     listener.set_nonblocking(true).unwrap();
     runtime.spawn(async move {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-        loop {
+        for connection in 0.. {
             let (stream, _) = listener.accept().await.unwrap();
-            let sender = sender.clone();
+            let (sender, tls) = (sender.clone(), tls.clone());
             tokio::spawn(async move {
-                let Ok(mut connection) = h2::server::handshake(stream).await else { return };
-                while let Some(Ok((request, mut respond))) = connection.accept().await {
-                    let sender = sender.clone();
-                    tokio::spawn(async move {
-                        let (head, mut body) = request.into_parts();
-                        let mut bytes = Vec::new();
-                        while let Some(chunk) = body.data().await {
-                            let chunk = chunk.unwrap();
-                            body.flow_control().release_capacity(chunk.len()).unwrap();
-                            bytes.extend_from_slice(&chunk);
+                match tls {
+                    Some(tls) => {
+                        if let Ok(stream) = tls.accept(stream).await {
+                            serve_grpc(stream, connection, sender).await;
                         }
-                        let mut headers: HashMap<String, String> =
-                            head.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
-                        // A message of gRPC: one byte "compressed", four of length.
-                        if bytes[0] == 1 {
-                            headers.insert("content-encoding".to_owned(), headers["grpc-encoding"].clone());
-                        }
-                        let _ = sender.send(Got { path: head.uri.path().to_owned(), headers, body: bytes[5..].to_vec() });
-                        let response = opentelemetry_http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
-                        let mut stream = respond.send_response(response, false).unwrap();
-                        stream.send_data(opentelemetry_http::Bytes::from_static(&[0; 5]), false).unwrap();
-                        let mut trailers = reqwest::header::HeaderMap::new();
-                        trailers.insert("grpc-status", "0".parse().unwrap());
-                        stream.send_trailers(trailers).unwrap();
-                    });
+                    }
+                    None => serve_grpc(stream, connection, sender).await,
                 }
             });
         }
     });
     receiver
+}
+
+async fn serve_grpc(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, number: usize, sender: Sender<Got>) {
+    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            let (head, mut body) = request.into_parts();
+            let mut bytes = Vec::new();
+            while let Some(chunk) = body.data().await {
+                let chunk = chunk.unwrap();
+                body.flow_control().release_capacity(chunk.len()).unwrap();
+                bytes.extend_from_slice(&chunk);
+            }
+            let mut headers: HashMap<String, String> =
+                head.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
+            // A message of gRPC: one byte "compressed", four of length.
+            if bytes[0] == 1 {
+                headers.insert("content-encoding".to_owned(), headers["grpc-encoding"].clone());
+            }
+            let _ = sender.send(Got { connection: number, path: head.uri.path().to_owned(), headers, body: bytes[5..].to_vec() });
+            let response = opentelemetry_http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+            let mut stream = respond.send_response(response, false).unwrap();
+            stream.send_data(opentelemetry_http::Bytes::from_static(&[0; 5]), false).unwrap();
+            let mut trailers = reqwest::header::HeaderMap::new();
+            trailers.insert("grpc-status", "0".parse().unwrap());
+            stream.send_trailers(trailers).unwrap();
+        });
+    }
+}
+
+/// An authority of its own, and a server that lets only clients in whom that authority vouches for.
+struct Secure {
+    folder: tempfile::TempDir,
+    server: Arc<rustls::ServerConfig>,
+}
+
+impl Secure {
+    fn new() -> Self {
+        use rustls::pki_types::PrivateKeyDer;
+
+        let folder = tempfile::tempdir().unwrap();
+        let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let authority_key = rcgen::KeyPair::generate().unwrap();
+        let authority_certificate = authority.self_signed(&authority_key).unwrap();
+        let by_authority = rcgen::Issuer::new(authority, authority_key);
+        let issued = |name: &str| {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let certificate = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &by_authority).unwrap();
+            (certificate, key)
+        };
+        let (server, server_key) = issued("localhost");
+        let (client, client_key) = issued("kafka-tracer");
+        for (name, pem) in
+            [("ca.pem", authority_certificate.pem()), ("client.pem", client.pem()), ("client.key", client_key.serialize_pem())]
+        {
+            std::fs::write(folder.path().join(name), pem).unwrap();
+        }
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(authority_certificate.der().clone()).unwrap();
+        let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
+        let key = PrivateKeyDer::try_from(server_key.serialize_der()).unwrap();
+        let mut server =
+            rustls::ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(vec![server.der().clone()], key).unwrap();
+        server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Self { folder, server: Arc::new(server) }
+    }
+
+    /// Starts a Collector that speaks the protocol.
+    fn collector(&self, runtime: &Runtime, protocol: Protocol) -> (SocketAddr, Receiver<Got>) {
+        let (listener, address) = loopback();
+        if protocol == Protocol::Grpc {
+            return (address, grpc_collector(runtime, listener, Some(Arc::clone(&self.server).into())));
+        }
+        let (sender, receiver) = channel();
+        let server = Arc::clone(&self.server);
+        std::thread::spawn(move || {
+            for (number, stream) in listener.incoming().enumerate() {
+                let (sender, server) = (sender.clone(), Arc::clone(&server));
+                std::thread::spawn(move || {
+                    let connection = rustls::ServerConnection::new(server).unwrap();
+                    serve(rustls::StreamOwned::new(connection, stream.unwrap()), number, &sender, &mut || 200);
+                });
+            }
+        });
+        (address, receiver)
+    }
+
+    fn endpoint(&self, protocol: Protocol, address: SocketAddr) -> Endpoint {
+        let file = |name: &str| self.folder.path().join(name);
+        let plain = endpoint(protocol, address);
+        let url = plain.url.replace("http://127.0.0.1", "https://localhost");
+        Endpoint { url, certificate: Some(file("ca.pem")), identity: Some((file("client.pem"), file("client.key"))), ..plain }
+    }
 }
 
 fn loopback() -> (TcpListener, SocketAddr) {
@@ -281,7 +362,7 @@ fn grpc_carries_the_same_over_one_connection() {
     for gzip in [false, true] {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (listener, address) = loopback();
-        let receiver = grpc_collector(&runtime, listener);
+        let receiver = grpc_collector(&runtime, listener, None);
         let otlp = start(&settings(Endpoint { gzip, ..endpoint(Protocol::Grpc, address) }));
         for service in 1..=30 {
             otlp.export(span_of(service, "orders"));
@@ -290,6 +371,7 @@ fn grpc_carries_the_same_over_one_connection() {
         let got: Vec<Got> = receiver.try_iter().collect();
         assert_eq!(got.len(), 30);
         for got in &got {
+            assert_eq!(got.connection, 0, "thirty services share one connection");
             assert_eq!(got.path, "/opentelemetry.proto.collector.trace.v1.TraceService/Export");
             assert_eq!(got.headers["x-tenant"], "shop");
             assert_eq!(got.headers.get("grpc-encoding").map(String::as_str), gzip.then_some("gzip"));
@@ -416,4 +498,98 @@ fn a_certificate_that_cannot_be_read_is_an_error_at_the_start() {
         let error = Otlp::start(&settings(endpoint), Vec::new()).unwrap_err().to_string();
         assert!(error.contains("/does/not/exist.pem"), "{error}");
     }
+}
+
+#[test]
+fn certificates_secure_the_connection_both_ways() {
+    let secure = Secure::new();
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
+        let (address, receiver) = secure.collector(&runtime, protocol);
+        let otlp = start(&settings(secure.endpoint(protocol, address)));
+        otlp.export(span_of(1, "orders"));
+        assert_eq!(otlp.shutdown(PATIENCE), Flushed { clean: true, unsent_spans: 0 }, "{protocol}");
+        assert_eq!(receiver.recv_timeout(PATIENCE).unwrap().spans(), [("10.0.0.1".to_owned(), 1)], "{protocol}");
+
+        // A client that nobody vouches for is not let in, and a server that nobody vouches for gets nothing.
+        let nameless = Endpoint { identity: None, ..secure.endpoint(protocol, address) };
+        let doubtful = Endpoint { certificate: None, ..secure.endpoint(protocol, address) };
+        for endpoint in [nameless, doubtful] {
+            let otlp = start(&settings(endpoint));
+            otlp.export(span_of(1, "orders"));
+            wait_for("a failed request", || counted(&otlp, metric::EXPORT_REQUESTS, "failed") > 0);
+            assert_eq!(otlp.shutdown(Duration::from_millis(300)).unsent_spans, 1, "{protocol}");
+            assert!(receiver.try_recv().is_err(), "{protocol}");
+        }
+    }
+    runtime.shutdown_background();
+}
+
+/// A meter of the tracer's own, read when asked.
+#[derive(Debug)]
+struct Own(Mutex<crate::telemetry::metrics::HealthMeter>);
+
+impl MetricSource for Own {
+    fn collect(&self, each: &mut dyn FnMut(&ResourceMetrics)) {
+        let mut metrics = ResourceMetrics::default();
+        self.0.lock().unwrap().collect(&mut metrics).unwrap();
+        each(&metrics);
+    }
+}
+
+fn own_meter(service: &'static str, value: u64) -> Box<dyn MetricSource> {
+    let resource = opentelemetry_sdk::Resource::builder_empty().with_service_name(service).build();
+    let mut meter = crate::telemetry::metrics::HealthMeter::new(resource, &crate::telemetry::metrics::MetricSettings::default());
+    let mut health = HealthSnapshot::default();
+    health.add_by(metric::EXPORT_SPANS, "result", "sent", value);
+    meter.publish(health);
+    Box::new(Own(Mutex::new(meter)))
+}
+
+#[test]
+fn metrics_of_all_meters_go_out_at_each_interval_and_at_the_end() {
+    use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+    use opentelemetry_proto::tonic::metrics::v1::{metric::Data, number_data_point::Value};
+
+    /// The service and the sum that a request holds.
+    fn sum(got: &Got) -> (String, i64) {
+        assert_eq!((got.path.as_str(), got.headers["x-tenant"].as_str()), ("/v1/metrics", "shop"));
+        let request = ExportMetricsServiceRequest::decode(&*got.plain_body()).unwrap();
+        let [resource] = &request.resource_metrics[..] else { panic!("one resource a request: {request:?}") };
+        let service = format!("{:?}", resource.resource.as_ref().unwrap().attributes[0].value);
+        let Some(Data::Sum(sum)) = &resource.scope_metrics[0].metrics[0].data else { panic!("{resource:?}") };
+        let Some(Value::AsInt(value)) = sum.data_points[0].value else { panic!("{sum:?}") };
+        (service, value)
+    }
+
+    let (listener, address) = loopback();
+    let receiver = http_collector(listener, Vec::new());
+    let endpoint = Endpoint { url: format!("http://{address}/v1/metrics"), gzip: true, ..endpoint(Protocol::HttpProtobuf, address) };
+    let collection = Collection { interval: Duration::from_millis(30), ..Collection::default() };
+    let settings = Settings { metrics: Destination { otlp: Some(endpoint), console: false }, collection, ..Settings::default() };
+    let otlp = Otlp::start(&settings, vec![own_meter("one", 1), own_meter("two", 2)]).unwrap().unwrap();
+    wait_for("two rounds", || counted(&otlp, metric::EXPORT_METRICS, "sent") >= 4);
+    assert!(otlp.shutdown(PATIENCE).clean);
+    let sums: Vec<(String, i64)> = receiver.try_iter().map(|got| sum(&got)).collect();
+    assert!(sums.len() >= 6 && sums.len().is_multiple_of(2), "two services each round, the last at the end: {sums:?}");
+    for pair in sums.chunks(2) {
+        assert!(pair[0].0.contains("one") && pair[0].1 == 1 && pair[1].0.contains("two") && pair[1].1 == 2, "{pair:?}");
+    }
+}
+
+#[test]
+fn both_signals_share_a_connection_to_one_place() {
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (listener, address) = loopback();
+    let receiver = grpc_collector(&runtime, listener, None);
+    let to = |endpoint| Destination { otlp: Some(endpoint), console: false };
+    let both = Settings { metrics: to(endpoint(Protocol::Grpc, address)), ..settings(endpoint(Protocol::Grpc, address)) };
+    let otlp = Otlp::start(&both, vec![own_meter("one", 1)]).unwrap().unwrap();
+    otlp.export(span_of(1, "orders"));
+    assert!(otlp.shutdown(PATIENCE).clean);
+    let mut seen: Vec<(usize, String)> = receiver.try_iter().map(|got| (got.connection, got.path)).collect();
+    seen.sort();
+    let service = |signal: &str, name: &str| format!("/opentelemetry.proto.collector.{signal}.v1.{name}Service/Export");
+    assert_eq!(seen, [(0, service("metrics", "Metrics")), (0, service("trace", "Trace"))]);
+    runtime.shutdown_background();
 }
