@@ -11,7 +11,7 @@ use hashlink::LruCache;
 use opentelemetry::trace::SpanContext;
 use opentelemetry::{SpanId, TraceId};
 
-use crate::observe::{BatchHeader, Operation, Topic, TopicId};
+use crate::observe::{BatchHeader, Operation, Side, Topic, TopicId};
 use crate::time::Timestamp;
 
 /// A topic by its name, or by its id as long as it has none.
@@ -144,23 +144,23 @@ impl SentBatches {
     }
 }
 
-/// Who fetches: a group where it is known, else the client.
+/// Who fetches: a group where it is known, else the client. What was seen at the broker's end is kept apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Reader {
-    Group(Arc<str>),
-    Client(IpAddr, Option<Arc<str>>),
+    Group(Side, Arc<str>),
+    Client(Side, IpAddr, Option<Arc<str>>),
 }
 
 impl Reader {
     pub(super) fn of(group: Option<&Arc<str>>, operation: &Operation) -> Self {
         match group {
-            Some(group) => Self::Group(Arc::clone(group)),
+            Some(group) => Self::Group(operation.connection.side, Arc::clone(group)),
             None => Self::client(operation),
         }
     }
 
     pub(super) fn client(operation: &Operation) -> Self {
-        Self::Client(operation.connection.client.ip(), operation.client_id.clone())
+        Self::Client(operation.connection.side, operation.connection.client.ip(), operation.client_id.clone())
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +16,22 @@ use crate::observe::{Connection, Process, ResourceValue, Side, Topic};
 use crate::time::Timestamp;
 
 /// Whose telemetry it is. Spans and metrics of one key go out under one resource.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResourceKey {
     /// The process that owns the observed client socket.
     Process(Arc<Process>),
     /// A client seen only from afar: nothing is known but where it is.
     Remote(IpAddr),
+}
+
+/// A process by its pid alone: its attributes are many, and comparing one with itself is quick.
+impl Hash for ResourceKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Self::Process(process) => process.pid.hash(state),
+            Self::Remote(address) => address.hash(state),
+        }
+    }
 }
 
 impl ResourceKey {

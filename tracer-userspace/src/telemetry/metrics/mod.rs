@@ -34,8 +34,6 @@ pub const DURATION_BOUNDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.
 const IDLE: Duration = Duration::from_mins(30);
 /// What was sent or fetched is remembered for this long.
 const JOIN_AGE: Duration = Duration::from_hours(1);
-/// How many exchanges are remembered, so that several batches of one partition count as one operation.
-const MAX_EXCHANGES: usize = 1_024;
 /// How many sent batches are remembered, for the time from end to end.
 const MAX_SENT_BATCHES: usize = 32_768;
 /// How many fetched batches are remembered, for the delay of commits.
@@ -80,8 +78,8 @@ pub struct Metrics {
     sources: MetricSources,
     services: LruCache<ResourceKey, Service>,
     next_service: ServiceId,
-    /// Exchanges whose duration was recorded, by partition. The operation is kept so that its address stays its own.
-    exchanges: LruCache<(usize, Topic, i32), Arc<Operation>>,
+    /// The exchange and partition whose duration was recorded last: a partition's batches come one after another.
+    last_exchange: Option<(Arc<Operation>, Topic, i32)>,
     lag: Lag,
     sent: SentBatches,
     fetches: Fetches,
@@ -96,7 +94,7 @@ impl Metrics {
             settings,
             sources: MetricSources::default(),
             next_service: 1,
-            exchanges: LruCache::new(MAX_EXCHANGES),
+            last_exchange: None,
             lag: Lag::new(MAX_COMMITTED),
             sent: SentBatches::new(MAX_SENT_BATCHES),
             fetches: Fetches::new(MAX_FETCHED_BATCHES),
@@ -307,7 +305,7 @@ impl Metrics {
     /// When the last offset before the committed one was fetched.
     fn fetched_at(&self, commit: &Commit) -> Option<Timestamp> {
         let (topic, last_read) = (TopicKey::of(&commit.topic)?, commit.offset.saturating_sub(1));
-        let group = (Reader::Group(Arc::clone(&commit.group)), topic, commit.partition);
+        let group = (Reader::of(Some(&commit.group), &commit.operation), topic, commit.partition);
         let spans = self.fetches.find(&group, last_read).or_else(|| {
             let client = (Reader::client(&commit.operation), group.1, group.2);
             self.fetches.find(&client, last_read)
@@ -367,8 +365,12 @@ impl Metrics {
 
     /// Whether this is the first batch of its partition in its exchange.
     fn first_of_exchange(&mut self, operation: &Arc<Operation>, topic: &Topic, partition: i32) -> bool {
-        let key = (Arc::as_ptr(operation).addr(), topic.clone(), partition);
-        self.exchanges.insert(key, Arc::clone(operation)).is_none()
+        let again =
+            self.last_exchange.as_ref().is_some_and(|(last, of, at)| Arc::ptr_eq(last, operation) && *at == partition && of == topic);
+        if !again {
+            self.last_exchange = Some((Arc::clone(operation), topic.clone(), partition));
+        }
+        !again
     }
 }
 

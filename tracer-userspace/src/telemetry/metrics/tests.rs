@@ -116,7 +116,7 @@ fn several_batches_of_a_partition_are_one_operation() {
     other_partition.partition = 4;
     let mut aborted = one.clone();
     aborted.delivered = Delivered { aborted: 5, ..Delivered::default() };
-    let lines = counted(&[one, next, other_partition, aborted].map(Observation::Fetched));
+    let lines = counted(&[one, next, aborted, other_partition].map(Observation::Fetched));
     assert_eq!(lines.len(), 2);
     assert!(lines[0].starts_with("messaging.client.consumed.messages [{message}] 15 "), "{lines:?}");
     assert!(lines[1].starts_with("messaging.client.operation.duration [s] x2 "), "{lines:?}");

@@ -80,7 +80,7 @@ impl Telemetry {
     /// The latest fetch of the offset: by the group, or by the client while its group was not known.
     fn fetch_of(&self, commit: &Commit, offset: i64) -> Option<&FetchedSpans> {
         let topic = TopicKey::of(&commit.topic)?;
-        let group = (Reader::Group(commit.group.clone()), topic, commit.partition);
+        let group = (Reader::of(Some(&commit.group), &commit.operation), topic, commit.partition);
         self.fetches.find(&group, offset).or_else(|| {
             let client = (Reader::client(&commit.operation), group.1, group.2);
             self.fetches.find(&client, offset)

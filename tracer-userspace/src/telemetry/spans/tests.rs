@@ -776,6 +776,17 @@ fn the_brokers_side_is_its_own_attribute_and_a_child_of_the_clients() {
 }
 
 #[test]
+fn a_commit_is_below_the_fetch_of_its_own_end() {
+    let mut both = Telemetry::new(SpanSettings { sides: Sides::Both, ..settings() });
+    let client = only(fetch(&mut both, fetched(5, Vec::new())));
+    let mut batch = fetched(5, Vec::new());
+    batch.operation = Arc::new(Operation { connection: connection("10.0.0.8:50002", Side::Broker), ..(*batch.operation).clone() });
+    let broker = only(fetch(&mut both, batch));
+    assert_eq!(says(&broker, "kafka_tracer.side").as_deref(), Some("broker"));
+    assert_eq!(parent(&only(settle(&mut both, commit(1005)))), Some(ids(&client).1));
+}
+
+#[test]
 fn sampling_decides_alike_at_both_ends() {
     let sampler = Sampler { parent_based: true, root: Root::Ratio(0.25) };
     let host = |seed: &[u8]| Telemetry::new(SpanSettings { sampler, seed: IdSeed::from_capture(seed), ..settings() });
