@@ -102,7 +102,7 @@ impl<'a> Batch<'a> {
 }
 
 /// Decompresses a whole payload; one with a gap is not guessed at.
-pub(super) fn decompress<'r>(body: Payload<'_>, codec: Codec, scratch: &'r mut Scratch, limits: Limits) -> Result<&'r [u8], RecordsError> {
+pub(super) fn decompress<'r>(body: Payload<'r>, codec: Codec, scratch: &'r mut Scratch, limits: Limits) -> Result<&'r [u8], RecordsError> {
     if !body.is_whole() {
         let bytes = body.declared_bytes;
         return Err(RecordsError::NotCaptured { bytes, missing_bytes: bytes.saturating_sub(body.good_bytes()) });

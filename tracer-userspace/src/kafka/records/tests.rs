@@ -113,6 +113,15 @@ fn lz4(plain: &[u8], configure: impl Fn(&mut lz4_flex::frame::FrameInfo)) -> Vec
     encoder.finish().unwrap()
 }
 
+/// A frame of one block that did not compress.
+fn lz4_stored(plain: &[u8], checksums: bool) -> Vec<u8> {
+    let noise: Vec<u8> = (0..=255).collect();
+    let mut frame = lz4(&noise, |info| (info.block_checksums, info.content_checksum) = (checksums, checksums));
+    frame.splice(7..11, (u32::try_from(plain.len()).unwrap() | 1 << 31).to_le_bytes());
+    frame.splice(11..11 + noise.len(), plain.iter().copied());
+    frame
+}
+
 fn zstd(plain: &[u8]) -> Vec<u8> {
     ruzstd::encoding::compress_to_vec(plain, ruzstd::encoding::CompressionLevel::Fastest)
 }
@@ -220,6 +229,9 @@ fn every_codec_in_every_framing_gives_the_same_records() {
         ("lz4 with checksums", 3, lz4(&records, |info| (info.block_checksums, info.content_checksum) = (true, true))),
         ("lz4 with its size", 3, lz4(&records, |info| info.content_size = Some(records.len() as u64))),
         ("lz4 linked", 3, lz4(&records, |info| info.block_mode = lz4_flex::frame::BlockMode::Linked)),
+        ("lz4, stored", 3, lz4_stored(&records, false)),
+        ("lz4, stored, with checksums", 3, lz4_stored(&records, true)),
+        ("lz4, stored twice", 3, [lz4_stored(&records[..9], false), lz4_stored(&records[9..], true)].concat()),
         ("lz4, two frames", 3, [lz4(&records[..9], |_| {}), lz4(&records[9..], |_| {})].concat()),
         ("lz4, wrong header checksum", 3, wrong_header_checksum),
         ("zstd", 4, zstd(&records)),
