@@ -115,8 +115,11 @@ impl Decompressor {
         let mut input = compressed;
         // Members may follow each other, as `gzip` itself has it.
         while !input.is_empty() {
-            let at = compressed.len() - input.len();
-            input = skip_gzip_header(input).ok_or(Fault::Malformed(at, "no gzip header"))?;
+            input = match skip_gzip_header(input) {
+                Some(rest) => rest,
+                None if input.len() == compressed.len() => return Err(Fault::Malformed(0, "no gzip header")),
+                None => return Ok(()), // what Java's reader passes over behind a member
+            };
             let inflate = self.inflate.get_or_insert_with(|| Decompress::new(false));
             inflate.reset(false);
             loop {

@@ -221,6 +221,7 @@ fn every_codec_in_every_framing_gives_the_same_records() {
     let cases = [
         ("gzip", 1, gzip(&records)),
         ("gzip, two members", 1, [gzip(&records[..9]), gzip(&records[9..])].concat()),
+        ("gzip with zeros behind it", 1, [&gzip(&records)[..], &[0; 9]].concat()),
         ("snappy raw", 2, snappy(&records)),
         ("snappy xerial", 2, xerial(&records, 1 << 15)),
         ("snappy xerial, blocks of 7", 2, xerial(&records, 7)),
