@@ -292,12 +292,18 @@ fn control_batches_say_what_they_are() {
         (&[0, 0, 0, 1], Some(ControlKind::Commit)),
         (&[0, 1, 0, 1, 9], Some(ControlKind::Commit)),
         (&[0, 0, 0, 2], Some(ControlKind::Other(2))),
-        (&[0, 0, 0], None),
+        (&[0, 0, 0], Some(ControlKind::Unreadable)),
     ] {
         let bytes = batch(4, 0x30, 1, &record(0, 0, Some(key), Some(b"\0\0\0\0\0\0"), &[]));
         let Some(Item::Batch(batch)) = batches(Payload::whole(&bytes), Origin::Fetch).next() else { panic!() };
         assert!(batch.header().control && batch.header().transactional);
         assert_eq!(batch.control_kind(), expected);
+    }
+    let bytes = batch(4, 0x30, 1, &record(0, 0, Some(&[0, 0, 0, 1]), None, &[]));
+    for captured in 61..67 {
+        let cut = Payload::new(&bytes[..captured], &[], bytes.len());
+        let Some(Item::Batch(batch)) = batches(cut, Origin::Fetch).next() else { panic!() };
+        assert_eq!(batch.control_kind(), Some(ControlKind::Unreadable), "a marker that was not captured is no message");
     }
     let bytes = batch(4, 0x10, 1, &record(0, 0, Some(&[0, 0, 0, 1]), None, &[]));
     let Some(Item::Batch(batch)) = batches(Payload::whole(&bytes), Origin::Fetch).next() else { panic!() };
