@@ -1,6 +1,6 @@
 //! The program itself: exit status, standard output and error of `kafka-tracer replay`.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
