@@ -349,3 +349,34 @@ fn many_lost_packets_give_a_part_of_the_listing_and_nothing_wrong() {
     // One packet in twelve is lost, and requests and answers are cut into several. Most records come through all the same.
     assert!(listed * 2 > all, "{listed} of {all} records are listed");
 }
+
+#[test]
+fn damaged_bytes_are_survived_and_cost_no_more_than_their_connection() {
+    for (name, capture) in captures() {
+        let whole = listing(&capture);
+        for seed in 0..5 {
+            let mut numbers = Numbers(seed);
+            let mut damaged = capture.clone();
+            // One connection is damaged, the others are not.
+            let ways: Vec<_> = capture.segments.iter().map(Segment::connection).collect();
+            let way = ways[numbers.below(ways.len())];
+            for segment in damaged.segments.iter_mut().filter(|segment| segment.connection() == way) {
+                for _ in 0..numbers.below(4) {
+                    let at = numbers.below(segment.payload.len());
+                    if let Some(byte) = segment.payload.get_mut(at) {
+                        *byte = [0, 0x7f, 0x80, 0xff, *byte ^ 1, *byte ^ 0x40][numbers.below(6)];
+                    }
+                }
+            }
+            // Times tell which lines are of other connections, and names and groups may have been learnt from the damaged one.
+            let others: Vec<i128> =
+                capture.segments.iter().filter(|segment| segment.connection() != way).map(|segment| i128::from(segment.time_ns)).collect();
+            let of_others = |text: &str| {
+                let is_other = |line: &Value| others.contains(&unix_ns(line["time"].as_str().unwrap()).unwrap());
+                lines(text).unwrap().into_iter().filter(is_other).count()
+            };
+            let listed = listing(&damaged);
+            assert!(of_others(&listed) >= of_others(&whole), "{name}, seed {seed}");
+        }
+    }
+}
