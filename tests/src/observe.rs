@@ -2,11 +2,14 @@
 
 use anyhow::Result;
 use tracer_userspace::counters::Counters;
+use tracer_userspace::export::records::write_records;
 use tracer_userspace::observe::{Exchange, FetchedBatch, HeaderReading, Observation, ObserveSettings, RecordDetail, SentBatch};
 use tracer_userspace::pipeline::{Pipeline, PipelineSettings, Sink};
 use tracer_userspace::source::pcap::PcapSource;
+use tracer_userspace::source::{CaptureEvent, Direction, EventKind, SocketKey};
+use tracer_userspace::time::Timestamp;
 
-use crate::capture::Capture;
+use crate::capture::{ACK, Capture, FIN, RST, SYN};
 
 /// What came out of the line.
 #[derive(Debug)]
@@ -53,7 +56,57 @@ pub fn observe(capture: &Capture, settings: PipelineSettings) -> Result<Seen> {
     Ok(Seen { observations: kept.0, counters: pipeline.counters() })
 }
 
+/// Runs a capture through the line as a host sees it on which both ends live: two sockets for each connection, each with
+/// its own cookie, that see the same bytes.
+pub fn observe_both_ends(capture: &Capture, settings: PipelineSettings) -> Seen {
+    let mut pipeline = Pipeline::new(PipelineSettings { live: true, ..settings });
+    let mut kept = Keep::default();
+    for segment in &capture.segments {
+        let time = Timestamp::from_unix_ns(segment.time_ns);
+        for direction in [Direction::Sent, Direction::Received] {
+            let (local, peer) = match direction {
+                Direction::Sent => (segment.source, segment.destination),
+                Direction::Received => (segment.destination, segment.source),
+            };
+            let scope = u64::from(local.port()) << 16 | u64::from(peer.port());
+            let mut event =
+                |kind| pipeline.push(&CaptureEvent { socket: SocketKey { scope, local, peer }, time, pid: None, kind }, &mut kept);
+            let mut position = segment.sequence;
+            if segment.flags & RST != 0 {
+                event(EventKind::Close { direction, position, reset: true });
+                continue;
+            }
+            if segment.flags & SYN != 0 {
+                position = position.wrapping_add(1);
+                event(EventKind::Open { direction, initiator: segment.flags & ACK == 0, first_position: position });
+            }
+            // In blocks, as the kernel hands them over.
+            for bytes in segment.payload.chunks(16_384) {
+                event(EventKind::Data { direction, position, bytes, missing_bytes: 0 });
+                position = position.wrapping_add(u32::try_from(bytes.len()).unwrap_or(0));
+            }
+            if segment.flags & FIN != 0 {
+                event(EventKind::Close { direction, position, reset: false });
+            }
+        }
+    }
+    pipeline.finish(&mut kept);
+    Seen { observations: kept.0, counters: pipeline.counters() }
+}
+
 impl Seen {
+    /// The record listing.
+    ///
+    /// # Errors
+    /// When it is no text.
+    pub fn listing(&self) -> Result<String> {
+        let mut out = Vec::new();
+        for observation in &self.observations {
+            write_records(observation, &mut out)?;
+        }
+        Ok(String::from_utf8(out)?)
+    }
+
     /// All exchanges.
     pub fn exchanges(&self) -> impl Iterator<Item = &Exchange> {
         self.observations.iter().filter_map(|observation| if let Observation::Exchange(it) = observation { Some(it) } else { None })

@@ -7,8 +7,11 @@ use std::net::SocketAddr;
 use serde_json::Value;
 use tests::capture::{Capture, FIN, File, Ip, Link, RST, SYN, Segment};
 use tests::framing::{Framing, Way, frames_of};
+use tests::observe::{observe_both_ends, settings};
 use tests::replay::{RECORDS, corpus, corpus_names, replay_bytes};
 use tests::truth::{lines, name_of, unix_ns};
+use tracer_userspace::connection::Sides;
+use tracer_userspace::pipeline::PipelineSettings;
 
 fn captures() -> Vec<(String, Capture)> {
     let read = |name: String| {
@@ -95,6 +98,19 @@ fn packets_captured_twice_are_harmless() {
             late.extend_from_slice(pair);
         }
         assert_eq!(untimed(&listing(&Capture { segments: late })), untimed(&expected), "{name}: three by three");
+    }
+}
+
+#[test]
+fn two_sockets_of_one_connection_say_what_one_capture_says() {
+    for (name, capture) in captures() {
+        let expected = listing(&capture);
+        for sides in [Sides::Client, Sides::Broker] {
+            let seen = observe_both_ends(&capture, PipelineSettings { sides, ..settings() });
+            assert_eq!(untimed(&seen.listing().unwrap()), untimed(&expected), "{name}, {sides:?}");
+        }
+        let both = observe_both_ends(&capture, PipelineSettings { sides: Sides::Both, ..settings() });
+        assert_eq!(both.listing().unwrap().lines().count(), 2 * expected.lines().count(), "{name}, both");
     }
 }
 
