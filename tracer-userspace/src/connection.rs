@@ -140,10 +140,16 @@ struct Core {
     unconfirmed: Vec<OpenRequest<RequestState>>,
     /// An answer that paired with nothing while requests wait behind a hole.
     kept_answer: Option<KeptAnswer>,
+    /// Frames of the answers are searched for while requests wait behind a hole.
+    answers_unframed: bool,
     /// Raw SASL tokens go back and forth: after `SaslHandshake` v0, or from the first byte (GSSAPI of old).
     sasl_raw: bool,
+    /// The last request was `SaslHandshake` v0: what follows is no request, whether its answer was seen or not.
+    sasl_raw_follows: bool,
+    /// Bytes of either direction are missing.
+    holes_seen: bool,
     sasl_mechanism: Option<Arc<str>>,
-    /// A `SaslAuthenticate` was answered well: the next other request says that it was the last one.
+    /// A `SaslAuthenticate` was answered well, or bare tokens were exchanged: the next other request says that it was the last one.
     sasl_succeeded: bool,
     client_id: Option<Arc<str>>,
     senseless_frames: u32,
@@ -209,7 +215,10 @@ impl Connection {
                 open: PerDirection::default(),
                 unconfirmed: Vec::new(),
                 kept_answer: None,
+                answers_unframed: false,
                 sasl_raw: false,
+                sasl_raw_follows: false,
+                holes_seen: false,
                 sasl_mechanism: None,
                 client_id: None,
                 senseless_frames: 0,
@@ -299,17 +308,34 @@ impl Connection {
         self.core.last_event = data.time;
         self.run(data.direction, reader, Step::Push(data));
         self.look_again(data.time, reader);
+        self.settle(data.time, reader);
     }
 
     /// FIN or RST was seen.
-    pub fn close(&mut self, direction: Direction, position: u32, reset: bool, time: Timestamp) {
+    pub fn close(&mut self, direction: Direction, position: u32, reset: bool, time: Timestamp, reader: &mut Reader<'_>) {
         self.core.last_event = time;
         if reset {
             self.core.ended.get_or_insert(Ended { reset, at: time });
+            self.halves.get_mut(direction).stream.reset(position);
+        } else {
+            self.halves.get_mut(direction).stream.close(position);
+            self.end_when_finished(time);
+        }
+        self.settle(time, reader);
+    }
+
+    /// The broker will say no more: requests that are open get no answer. It is told at once, because the client's next
+    /// attempt on another connection follows within a moment.
+    fn settle(&mut self, at: Timestamp, reader: &mut Reader<'_>) {
+        let Role::Requests(requests) = self.core.role else { return };
+        if !self.halves.get(requests.opposite()).stream.is_finished() || !self.core.confirmed {
             return;
         }
-        self.halves.get_mut(direction).stream.close(position);
-        self.end_when_finished(time);
+        let left: Vec<_> = self.core.open.get_mut(requests).drain().collect();
+        for open in left {
+            let outcome = if open.answer_may_be_lost { Outcome::AnswerNotSeen } else { Outcome::ConnectionClosed };
+            self.core.resolve(open, outcome, at, reader);
+        }
     }
 
     /// Time went on.
@@ -375,12 +401,17 @@ impl Connection {
     }
 
     /// An answer that pairs with nothing while requests wait behind a hole proves that the hole stays: the broker has read
-    /// past it. The requests are let through, and the answer is looked at again.
+    /// past it. So do answers that cannot be framed any more. The requests are let through, and the answer is looked at again.
     fn look_again(&mut self, now: Timestamp, reader: &mut Reader<'_>) {
-        let Some(kept) = self.core.kept_answer.take() else { return };
+        let unframed = std::mem::take(&mut self.core.answers_unframed);
+        let kept = self.core.kept_answer.take();
+        if kept.is_none() && !unframed {
+            return;
+        }
         let Role::Requests(direction) = self.core.role else { return };
         self.run(direction, reader, Step::Flush(now));
         self.core.requests_wait = false;
+        let Some(kept) = kept else { return };
         let frame = Frame {
             payload: &kept.payload,
             holes: &kept.holes,
@@ -553,9 +584,15 @@ impl Core {
         let plausible = api::plausible_request(i32::try_from(frame.declared_bytes).unwrap_or(i32::MAX), frame.payload);
         let header = match api::request_header(payload) {
             // A bare token can happen to have the shape of a header.
-            Ok(header) if plausible || (self.confirmed && !self.sasl_raw) => header,
+            Ok(header) if plausible || (self.confirmed && !self.sasl_raw && !self.sasl_raw_follows) => header,
             Ok(_) | Err(_) => return self.senseless_request(frame, reader),
         };
+        // While it is not known which way requests go this may be an answer: no fault of it, and nothing to remember.
+        if self.role == Role::Unknown
+            && api::decode_request(&header, payload).damage.is_some_and(|damage| damage.kind() == DamageKind::Malformed)
+        {
+            return self.senseless_request(frame, reader);
+        }
         if self.client_id.as_deref() != header.client_id {
             self.client_id = reader.observer.intern(header.client_id);
         }
@@ -568,22 +605,23 @@ impl Core {
             last: frame.last_time,
             bytes: u64::from(frame.declared_bytes) + 4,
         };
-        let decoded = reader.observer.request(&header, payload, frame.last_time, reader.counters);
-        if !decoded.sound && self.role == Role::Unknown {
-            return self.senseless_request(frame, reader);
+        let state = reader.observer.request(&header, payload, frame.last_time, reader.counters);
+        self.sasl_raw_follows = false;
+        if let Some(mechanism) = state.mechanism() {
+            self.sasl_mechanism = Some(mechanism);
+            self.sasl_raw_follows = header.api_version == 0;
         }
-        self.sasl_raw = false;
-        if self.sasl_succeeded && !matches!(header.api_key, versions::SASL_AUTHENTICATE | versions::SASL_HANDSHAKE) {
-            self.sasl_succeeded = false;
-            let mechanism = self.sasl_mechanism.clone().unwrap_or_else(|| Arc::from("unknown"));
-            self.connection_event(ConnectionEventKind::Authenticated { mechanism }, frame.last_time, reader);
+        // Bare tokens have no answer that says so: the broker goes on to requests only when it was content with them.
+        self.sasl_succeeded |= std::mem::take(&mut self.sasl_raw);
+        if self.confirmed && !matches!(header.api_key, versions::SASL_AUTHENTICATE | versions::SASL_HANDSHAKE) {
+            self.authenticated(frame.last_time, reader);
         }
         *self.senseless_pieces.get_mut(direction) = 0;
-        if decoded.state.is_unanswered() {
-            self.unanswered_by_design(facts, decoded.state, reader);
+        if state.is_unanswered() {
+            self.unanswered_by_design(facts, state, reader);
             return Next::Continue;
         }
-        if let Some(given_up) = self.open.get_mut(direction).push(facts, decoded.state) {
+        if let Some(given_up) = self.open.get_mut(direction).push(facts, state) {
             self.resolve(given_up, Outcome::AnswerNotSeen, frame.last_time, reader);
         }
         Next::Continue
@@ -605,9 +643,12 @@ impl Core {
     /// A frame that went the way of requests and is none.
     fn senseless_request(&mut self, frame: &Frame<'_>, reader: &mut Reader<'_>) -> Next {
         // Raw tokens: GSSAPI of clients older than 0.10 from the first byte (an ASN.1 application tag), or after SaslHandshake v0.
-        if self.sasl_raw || (!self.confirmed && frame.payload.first() == Some(&0x60)) {
-            self.sasl_raw = true;
+        if self.sasl_raw || self.sasl_raw_follows || (!self.confirmed && frame.payload.first() == Some(&0x60)) {
+            if !std::mem::replace(&mut self.sasl_raw, true) && !self.sasl_raw_follows {
+                self.sasl_mechanism = Some(Arc::from("GSSAPI"));
+            }
             reader.counters.frame("sasl_token");
+            self.senseless_pieces = PerDirection::default();
             return Next::Continue;
         }
         if self.confirmed {
@@ -615,7 +656,8 @@ impl Core {
             return Next::Resynchronise;
         }
         self.senseless_frames += 1;
-        if matches!(self.role, Role::Requests(_)) || self.senseless_frames > MAX_SENSELESS_FRAMES {
+        let from_first_byte = matches!(self.role, Role::Requests(_)) && !self.holes_seen;
+        if from_first_byte || self.senseless_frames > MAX_SENSELESS_FRAMES {
             // Seen from its first byte, and that is no request: not Kafka.
             self.not_kafka(reader);
             return Next::Ignore;
@@ -627,12 +669,13 @@ impl Core {
         let Role::Requests(requests) = self.role else { return Next::Continue };
         let id = correlation_id(frame);
         let Some(open) = id.and_then(|id| self.open.get_mut(requests).take(id)) else {
-            if self.sasl_raw {
-                reader.counters.frame("sasl_token");
-                return Next::Continue;
-            }
             if self.requests_wait && frame.payload.len() <= MAX_KEPT_ANSWER_BYTES && self.kept_answer.is_none() {
                 self.kept_answer = Some(KeptAnswer::of(frame));
+                return Next::Continue;
+            }
+            if self.sasl_raw {
+                reader.counters.frame("sasl_token");
+                self.senseless_pieces = PerDirection::default();
                 return Next::Continue;
             }
             reader.counters.frame("unmatched_answer");
@@ -666,6 +709,7 @@ impl Core {
         }
         self.verdict = Some(Verdict::Capture);
         self.connection_event(ConnectionEventKind::Confirmed, frame.last_time, reader);
+        self.authenticated(frame.last_time, reader);
         for kept in std::mem::take(&mut self.unconfirmed) {
             let at = kept.facts.last;
             self.resolve(kept, Outcome::Unacknowledged, at, reader);
@@ -678,7 +722,6 @@ impl Core {
         let error = match api::decode_response(open.facts.api_key, open.facts.api_version, payload(frame)).value {
             _ if !matches!(open.facts.api_key, versions::SASL_AUTHENTICATE | versions::SASL_HANDSHAKE) => return,
             Response::SaslHandshake(answer) => {
-                self.sasl_mechanism = open.state.mechanism();
                 // v0: what follows are bare tokens with a size in front, no Kafka headers (KIP-43).
                 self.sasl_raw = answer.error_code == 0 && open.facts.api_version == 0;
                 answer.error_code
@@ -695,9 +738,18 @@ impl Core {
         }
     }
 
+    /// What the client says now comes after its last token.
+    fn authenticated(&mut self, at: Timestamp, reader: &mut Reader<'_>) {
+        if std::mem::take(&mut self.sasl_succeeded) {
+            let mechanism = self.sasl_mechanism.clone().unwrap_or_else(|| Arc::from("unknown"));
+            self.connection_event(ConnectionEventKind::Authenticated { mechanism }, at, reader);
+        }
+    }
+
     fn lost_sync(&mut self, direction: Direction, reason: DesyncReason, time: Timestamp, reader: &mut Reader<'_>) -> Next {
         if let DesyncReason::Size(size) = reason
             && !self.confirmed
+            && !self.holes_seen
             && matches!(self.role, Role::Requests(_))
         {
             // Seen from its first byte, and that is no frame. A TLS record begins with its type (22, handshake) and 3.x.
@@ -712,6 +764,7 @@ impl Core {
             return Next::Ignore;
         }
         self.answers_may_be_lost(direction);
+        self.answers_unframed |= self.requests_wait && self.role == Role::Requests(direction.opposite());
         if reason == DesyncReason::Restart {
             // Other ends talk now: what was open stays unanswered.
             self.give_up_open(time, reader);
@@ -735,6 +788,7 @@ impl Core {
 
     /// Bytes of this direction are missing, and with them perhaps answers to what is open.
     fn answers_may_be_lost(&mut self, direction: Direction) {
+        self.holes_seen = true;
         self.open.get_mut(direction.opposite()).answers_may_be_lost();
     }
 

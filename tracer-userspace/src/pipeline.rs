@@ -195,7 +195,11 @@ impl Pipeline {
                 connection.data(&data, &mut Reader { observer, counters, sink: &mut give, sides: settings.sides });
                 *buffered_bytes = (*buffered_bytes + connection.buffered_bytes()).saturating_sub(before);
             }
-            EventKind::Close { direction, position, reset } => connection.close(direction, position, reset, event.time),
+            EventKind::Close { direction, position, reset } => {
+                let mut give = |observation| sink.observation(observation);
+                let mut reader = Reader { observer, counters, sink: &mut give, sides: settings.sides };
+                connection.close(direction, position, reset, event.time, &mut reader);
+            }
         }
         if let Some(verdict) = connection.take_verdict() {
             sink.verdict(event.socket, verdict);

@@ -82,6 +82,22 @@ pub(super) struct ReadBatch {
     pub(super) delivery_count: i16,
 }
 
+impl ReadBatch {
+    /// A control batch: none of its records is anybody's.
+    pub(super) fn control(header: &BatchHeader) -> Self {
+        Self {
+            header: header.clone(),
+            records: Vec::new(),
+            records_read: RecordsRead::All,
+            record_count: 0,
+            uncompressed_bytes: None,
+            delivered: Delivered::default(),
+            last_delivered: None,
+            delivery_count: 0,
+        }
+    }
+}
+
 /// A compressed topic's record of contexts.
 #[derive(Clone, Copy, Debug)]
 struct Watch {

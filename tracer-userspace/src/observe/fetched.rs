@@ -5,12 +5,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::batch::{BatchReader, Rule};
+use super::batch::{BatchReader, ReadBatch, Rule};
 use super::history::History;
 use super::names::Names;
 use super::sessions::{SessionRequest, Sessions};
 use super::side_facts::{Acknowledged, acknowledged};
-use super::{Answered, Emit, FetchFailure, FetchedBatch, Observation, Outcome, RecordsRead, Skipped, Topic, topic};
+use super::{Answered, Emit, FetchFailure, FetchedBatch, Observation, Outcome, RecordsRead, Skipped, Topic, TopicId, topic};
 use crate::kafka::api::fetch::{AbortedTransaction, FetchRequest, FetchResponse, PartitionData};
 use crate::kafka::api::share_fetch::{self, ShareFetchRequest, ShareFetchResponse};
 use crate::kafka::records::{self, Batch, ControlKind, Item, Origin};
@@ -68,7 +68,7 @@ pub(super) fn answered(
     };
     let view = sessions.answered(session, response.session_id, asked.into_iter(), forgotten.into_iter());
     let group = emit.learnt.group_of(&answered.client, &answered.peer);
-    for data in &response.responses {
+    for data in response.responses.iter().filter(|data| data.topic.topic_id != TopicId::CLUSTER_METADATA) {
         let topic = topic(data.topic, names);
         for partition in &data.partitions {
             if partition.error_code != 0 {
@@ -92,7 +92,7 @@ pub(super) fn answered(
                     Item::Batch(batch) => {
                         if let Some(kind) = batch.control_kind() {
                             aborted.marker(kind, batch.header().producer_id);
-                            emit.counters.record("control", 1);
+                            control(&place, &batch, answered, emit);
                             continue;
                         }
                         let rule = aborted.rule(&batch, place.fetch_offset);
@@ -168,7 +168,7 @@ pub(super) fn share_answered(
             };
             for item in records::batches(payload, Origin::Fetch) {
                 match item {
-                    Item::Batch(batch) if batch.control_kind().is_some() => emit.counters.record("control", 1),
+                    Item::Batch(batch) if batch.control_kind().is_some() => control(&place, &batch, answered, emit),
                     Item::Batch(batch) => {
                         let rule = if is_cut {
                             Rule::Fetch { fetch_offset: None, skipped: None }
@@ -199,6 +199,13 @@ fn failed(topic: &Topic, partition: i32, error_code: i16, group: Option<&Arc<str
     }));
 }
 
+/// A marker of the broker: no message, but an offset that the reader gets past.
+fn control(place: &Partition<'_>, batch: &Batch<'_>, answered: &Answered<'_>, emit: &mut Emit<'_>) {
+    emit.counters.record("control", 1);
+    let read = ReadBatch::control(batch.header());
+    give(place, read, false, answered, emit);
+}
+
 fn fetched(
     place: &Partition<'_>,
     batch: &Batch<'_>,
@@ -215,12 +222,15 @@ fn fetched(
     }
     let redelivered = match (place.group, history, read.last_delivered) {
         (Some(group), Some(history), Some(last)) => {
-            // Topics are kept by id where the wire has one, by name else: a name learnt later must not make two of one.
-            let topic = Topic { name: if place.topic.id.is_some() { None } else { place.topic.name.clone() }, id: place.topic.id };
-            history.delivering((Arc::clone(group), topic, place.index), last)
+            let identity = emit.learnt.identity(&place.topic, answered.operation.cluster_id.as_ref());
+            history.delivering((Arc::clone(group), identity, place.index), last)
         }
         _ => read.delivery_count > 1,
     };
+    give(place, read, redelivered, answered, emit);
+}
+
+fn give(place: &Partition<'_>, read: ReadBatch, redelivered: bool, answered: &Answered<'_>, emit: &mut Emit<'_>) {
     emit.give(Observation::Fetched(FetchedBatch {
         operation: Arc::clone(&answered.operation),
         topic: place.topic.clone(),
@@ -258,8 +268,7 @@ impl<'a> Aborted<'a> {
     }
 
     fn marker(&mut self, kind: ControlKind, producer_id: i64) {
-        // The first marker behind an aborted transaction's start is its own: one that cannot be read ends it as well.
-        if matches!(kind, ControlKind::Abort | ControlKind::Unreadable) {
+        if kind == ControlKind::Abort {
             self.open.remove(&producer_id);
         }
     }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use hashlink::LruCache;
 
 use super::names::MAX_REMEMBERED_BYTES;
-use super::{BatchHeader, Topic};
+use super::{BatchHeader, TopicId};
+use crate::time::Timestamp;
 
 const MAX_SENT: usize = 65_536;
 const MAX_POSITIONS: usize = 131_072;
@@ -48,13 +49,37 @@ pub(super) enum Attempt {
     Failed,
 }
 
+/// A topic as itself: one that was created anew under its name is another, and so is one of that name in another cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum TopicIdentity {
+    /// Ids are never used twice.
+    Id(TopicId),
+    /// The cluster, as far as it is known, and the name.
+    Name(Option<Arc<str>>, Option<Arc<str>>),
+}
+
+impl TopicIdentity {
+    /// Its name is longer than any that is remembered.
+    pub(super) fn is_long(&self) -> bool {
+        let long = |name: &Option<Arc<str>>| name.as_ref().is_some_and(|name| name.len() > MAX_REMEMBERED_BYTES);
+        matches!(self, Self::Name(cluster_id, name) if long(cluster_id) || long(name))
+    }
+}
+
 /// A group's place on a partition.
-pub(super) type GroupPartition = (Arc<str>, Topic, i32);
+pub(super) type GroupPartition = (Arc<str>, TopicIdentity, i32);
+
+/// What became of a batch, and when it was first sent.
+#[derive(Clone, Copy, Debug)]
+struct LastAttempt {
+    attempt: Attempt,
+    first_sent: Timestamp,
+}
 
 /// The three tables, each bounded: what falls out is taken for new.
 #[derive(Debug)]
 pub(super) struct History {
-    sent: LruCache<(Topic, i32, SameBatch), Attempt>,
+    sent: LruCache<(TopicIdentity, i32, SameBatch), LastAttempt>,
     delivered: LruCache<GroupPartition, i64>,
     committed: LruCache<GroupPartition, i64>,
 }
@@ -66,24 +91,24 @@ impl Default for History {
 }
 
 impl History {
-    /// A batch was sent, with this end. True when it was a retry: the same sequence again, or the same bytes after a failure
-    /// (equal bytes without one are two messages that are equal).
-    pub(super) fn sent(&mut self, topic: &Topic, partition: i32, header: &BatchHeader, attempt: Attempt) -> bool {
-        if is_long(topic) {
+    /// A batch was sent at a time, with this end. True when it was a retry: the same sequence again, or the same bytes after a
+    /// failure (equal bytes without one are two messages that are equal). Ends may be told in another order than the batches
+    /// were sent in.
+    pub(super) fn sent(&mut self, topic: TopicIdentity, partition: i32, header: &BatchHeader, attempt: Attempt, at: Timestamp) -> bool {
+        if topic.is_long() {
             return false;
         }
         let same = SameBatch::of(header);
         let numbered = matches!(same, SameBatch::Sequence { .. });
-        match self.sent.insert((topic.clone(), partition, same), attempt) {
-            Some(Attempt::Failed) => true,
-            Some(Attempt::Done) => numbered,
-            None => false,
-        }
+        let last = self.sent.entry((topic, partition, same)).or_insert(LastAttempt { attempt, first_sent: at });
+        let again = at > last.first_sent && (numbered || last.attempt == Attempt::Failed);
+        *last = LastAttempt { attempt, first_sent: at.min(last.first_sent) };
+        again
     }
 
     /// Offsets up to `last` are delivered to a group. True when it was given all of them before.
     pub(super) fn delivering(&mut self, place: GroupPartition, last: i64) -> bool {
-        if place.0.len() > MAX_REMEMBERED_BYTES || is_long(&place.1) {
+        if place.0.len() > MAX_REMEMBERED_BYTES || place.1.is_long() {
             return false;
         }
         let highest = self.delivered.entry(place).or_insert(-1);
@@ -94,15 +119,11 @@ impl History {
 
     /// A group commits. False when it had committed this very offset already.
     pub(super) fn committing(&mut self, place: GroupPartition, offset: i64) -> bool {
-        if place.0.len() > MAX_REMEMBERED_BYTES || is_long(&place.1) {
+        if place.0.len() > MAX_REMEMBERED_BYTES || place.1.is_long() {
             return true;
         }
         self.committed.insert(place, offset) != Some(offset)
     }
-}
-
-fn is_long(topic: &Topic) -> bool {
-    topic.name.as_ref().is_some_and(|name| name.len() > MAX_REMEMBERED_BYTES)
 }
 
 #[cfg(test)]
@@ -131,28 +152,52 @@ mod tests {
         }
     }
 
+    fn topic() -> TopicIdentity {
+        TopicIdentity::Name(Some(Arc::from("A")), Some(Arc::from("t")))
+    }
+
+    fn at(ms: u64) -> Timestamp {
+        Timestamp::from_unix_ns(ms * 1_000_000)
+    }
+
     #[test]
     fn a_sequence_that_comes_again_is_a_retry_whatever_became_of_it() {
-        let (mut history, topic) = (History::default(), Topic { name: Some(Arc::from("t")), id: None });
-        assert!(!history.sent(&topic, 0, &header(7, 5, 1), Attempt::Done));
-        assert!(history.sent(&topic, 0, &header(7, 5, 1), Attempt::Done));
-        assert!(!history.sent(&topic, 0, &header(7, 6, 1), Attempt::Done));
-        assert!(!history.sent(&topic, 1, &header(7, 5, 1), Attempt::Done));
+        let mut history = History::default();
+        assert!(!history.sent(topic(), 0, &header(7, 5, 1), Attempt::Done, at(1)));
+        assert!(history.sent(topic(), 0, &header(7, 5, 1), Attempt::Done, at(2)));
+        assert!(!history.sent(topic(), 0, &header(7, 6, 1), Attempt::Done, at(3)));
+        assert!(!history.sent(topic(), 1, &header(7, 5, 1), Attempt::Done, at(4)));
+    }
+
+    #[test]
+    fn the_first_attempt_is_no_retry_though_its_end_is_told_last() {
+        let mut history = History::default();
+        assert!(!history.sent(topic(), 0, &header(7, 5, 1), Attempt::Done, at(2)));
+        assert!(!history.sent(topic(), 0, &header(7, 5, 1), Attempt::Failed, at(1)));
+        assert!(history.sent(topic(), 0, &header(7, 5, 1), Attempt::Done, at(3)));
+    }
+
+    #[test]
+    fn producer_ids_of_another_cluster_are_another_producers() {
+        let mut history = History::default();
+        let other = TopicIdentity::Name(Some(Arc::from("B")), Some(Arc::from("t")));
+        assert!(!history.sent(topic(), 0, &header(7, 5, 1), Attempt::Done, at(1)));
+        assert!(!history.sent(other, 0, &header(7, 5, 1), Attempt::Done, at(2)));
     }
 
     #[test]
     fn equal_bytes_without_a_number_are_a_retry_only_after_a_failure() {
-        let (mut history, topic) = (History::default(), Topic { name: Some(Arc::from("t")), id: None });
-        assert!(!history.sent(&topic, 0, &header(-1, -1, 9), Attempt::Done));
-        assert!(!history.sent(&topic, 0, &header(-1, -1, 9), Attempt::Failed));
-        assert!(history.sent(&topic, 0, &header(-1, -1, 9), Attempt::Done));
-        assert!(!history.sent(&topic, 0, &header(-1, -1, 9), Attempt::Done));
+        let mut history = History::default();
+        assert!(!history.sent(topic(), 0, &header(-1, -1, 9), Attempt::Done, at(1)));
+        assert!(!history.sent(topic(), 0, &header(-1, -1, 9), Attempt::Failed, at(2)));
+        assert!(history.sent(topic(), 0, &header(-1, -1, 9), Attempt::Done, at(3)));
+        assert!(!history.sent(topic(), 0, &header(-1, -1, 9), Attempt::Done, at(4)));
     }
 
     #[test]
     fn offsets_given_before_are_a_redelivery_and_equal_commits_move_nothing() {
         let mut history = History::default();
-        let place = || (Arc::from("g"), Topic { name: Some(Arc::from("t")), id: None }, 0);
+        let place = || (Arc::from("g"), topic(), 0);
         assert!(!history.delivering(place(), 9));
         assert!(history.delivering(place(), 4));
         assert!(history.delivering(place(), 9));

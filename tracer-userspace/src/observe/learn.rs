@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use hashlink::LruCache;
 
-use super::TopicId;
+use super::history::TopicIdentity;
 use super::names::MAX_REMEMBERED_BYTES;
+use super::{Topic, TopicId};
 
 /// Topic ids remembered. A cluster of 100,000 topics fits.
 const MAX_TOPICS: usize = 131_072;
@@ -81,6 +82,8 @@ struct Client {
 #[derive(Debug)]
 pub(super) struct Learnt {
     topics: LruCache<TopicId, Arc<str>>,
+    /// The id that a cluster's topic of this name has now.
+    topic_ids: LruCache<(Arc<str>, Arc<str>), TopicId>,
     brokers: LruCache<SocketAddr, Broker>,
     clients: LruCache<ClientKey, Client>,
     /// Counts up with every new name of a topic or a cluster: who waits for one looks again only then.
@@ -89,7 +92,13 @@ pub(super) struct Learnt {
 
 impl Default for Learnt {
     fn default() -> Self {
-        Self { topics: LruCache::new(MAX_TOPICS), brokers: LruCache::new(MAX_BROKERS), clients: LruCache::new(MAX_CLIENTS), generation: 0 }
+        Self {
+            topics: LruCache::new(MAX_TOPICS),
+            topic_ids: LruCache::new(MAX_TOPICS),
+            brokers: LruCache::new(MAX_BROKERS),
+            clients: LruCache::new(MAX_CLIENTS),
+            generation: 0,
+        }
     }
 }
 
@@ -104,6 +113,27 @@ impl Learnt {
         if name.len() <= MAX_REMEMBERED_BYTES && self.topics.get(&id) != Some(name) {
             self.topics.insert(id, Arc::clone(name));
             self.generation += 1;
+        }
+    }
+
+    /// The cluster's topic of this name has this id. One that is created anew gets another.
+    pub(super) fn topic_in(&mut self, cluster_id: &Arc<str>, name: &Arc<str>, id: TopicId) {
+        if cluster_id.len() <= MAX_REMEMBERED_BYTES && name.len() <= MAX_REMEMBERED_BYTES {
+            self.topic_ids.insert((Arc::clone(cluster_id), Arc::clone(name)), id);
+        }
+    }
+
+    /// The id of a topic that the wire names only by its name.
+    pub(super) fn topic_id(&mut self, cluster_id: &Arc<str>, name: &Arc<str>) -> Option<TopicId> {
+        self.topic_ids.get(&(Arc::clone(cluster_id), Arc::clone(name))).copied()
+    }
+
+    /// A topic as itself: by its id, where the wire has it or the cluster's Metadata told it.
+    pub(super) fn identity(&mut self, topic: &Topic, cluster_id: Option<&Arc<str>>) -> TopicIdentity {
+        let told = |learnt: &mut Self| learnt.topic_id(cluster_id?, topic.name.as_ref()?);
+        match topic.id.or_else(|| told(self)) {
+            Some(id) => TopicIdentity::Id(id),
+            None => TopicIdentity::Name(cluster_id.cloned(), topic.name.clone()),
         }
     }
 

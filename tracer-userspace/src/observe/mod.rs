@@ -14,6 +14,7 @@ mod names;
 mod sent;
 mod sessions;
 mod side_facts;
+mod transactions;
 mod types;
 
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::counters::Counters;
 use crate::kafka::api::{self, Decoded, Request, RequestHeader, Response, TopicRef};
 use crate::kafka::context::Propagators;
 use crate::kafka::versions;
-use crate::kafka::wire::{DamageKind, Payload};
+use crate::kafka::wire::Payload;
 use crate::time::Timestamp;
 use batch::BatchReader;
 use history::History;
@@ -35,6 +36,8 @@ use hold::Hold;
 use learn::{ClientKey, Learnt, Peer};
 use names::Names;
 use sessions::Sessions;
+use side_facts::CommitTools;
+use transactions::Transactions;
 
 /// Request bodies above this size are not kept until their answer comes (a `Produce` is read at once and not kept at all).
 const MAX_KEPT_BODY_BYTES: usize = 1 << 20;
@@ -111,6 +114,8 @@ pub enum RequestState {
         /// The mechanism that the client asked for.
         mechanism: Arc<str>,
     },
+    /// A request between brokers: nobody sends, fetches or commits by it.
+    InterBroker,
     /// Nothing: credentials, or a request that was not whole.
     Nothing,
 }
@@ -125,7 +130,7 @@ impl RequestState {
     pub fn mechanism(&self) -> Option<Arc<str>> {
         match self {
             Self::Handshake { mechanism } => Some(Arc::clone(mechanism)),
-            Self::Produce(_) | Self::Body(_) | Self::Nothing => None,
+            Self::Produce(_) | Self::Body(_) | Self::InterBroker | Self::Nothing => None,
         }
     }
 }
@@ -135,18 +140,9 @@ impl Kept for RequestState {
         match self {
             Self::Produce(produce) => produce.kept_bytes(),
             Self::Body(bytes) => bytes.len(),
-            Self::Handshake { .. } | Self::Nothing => 0,
+            Self::Handshake { .. } | Self::InterBroker | Self::Nothing => 0,
         }
     }
-}
-
-/// A request that was read.
-#[derive(Debug)]
-pub struct ReadRequest {
-    /// What is to be kept of it.
-    pub state: RequestState,
-    /// Its body is what its header says. Damage by missing bytes does not count against it.
-    pub sound: bool,
 }
 
 /// What `Exchange`s and all else have in common while an answer is looked at.
@@ -167,6 +163,7 @@ pub struct Observer {
     learnt: Learnt,
     sessions: Sessions,
     history: History,
+    transactions: Transactions,
     batches: BatchReader,
     hold: Hold,
 }
@@ -181,6 +178,7 @@ impl Observer {
             learnt: Learnt::default(),
             sessions: Sessions::default(),
             history: History::default(),
+            transactions: Transactions::default(),
         }
     }
 
@@ -189,23 +187,23 @@ impl Observer {
         self.names.intern_option(text)
     }
 
-    /// A request was seen.
-    pub fn request(&mut self, header: &RequestHeader<'_>, payload: Payload<'_>, at: Timestamp, counters: &mut Counters) -> ReadRequest {
+    /// A request was seen. Returns what is to be kept of it.
+    pub fn request(&mut self, header: &RequestHeader<'_>, payload: Payload<'_>, at: Timestamp, counters: &mut Counters) -> RequestState {
         let Decoded { value, damage } = api::decode_request(header, payload);
-        let sound = damage.is_none_or(|damage| damage.kind() != DamageKind::Malformed);
         if let Some(damage) = damage {
             counters.frame(damage.kind().name());
         }
-        let state = match value {
+        match value {
+            value if side_facts::is_inter_broker(header.api_key, &value) => RequestState::InterBroker,
             Request::Produce(produce) => RequestState::Produce(Box::new(self.read_produce(&produce, at, counters))),
             Request::SaslAuthenticate(_) => RequestState::Nothing,
             Request::SaslHandshake(handshake) => RequestState::Handshake { mechanism: self.names.intern(handshake.mechanism) },
             _ if damage.is_none() && payload.is_whole() && payload.bytes.len() <= MAX_KEPT_BODY_BYTES => {
                 RequestState::Body(Box::from(payload.bytes))
             }
+            Request::Fetch(_) if side_facts::is_broker_client(header.client_id) => RequestState::InterBroker,
             _ => RequestState::Nothing,
-        };
-        ReadRequest { state, sound }
+        }
     }
 
     /// The answer to a request was seen, its first and last byte at `times`.
@@ -228,7 +226,9 @@ impl Observer {
         let generation = self.learnt.generation();
         let (kept, state) = match state {
             RequestState::Body(bytes) => (Some(bytes), RequestState::Nothing),
-            state @ (RequestState::Produce(_) | RequestState::Handshake { .. } | RequestState::Nothing) => (None, state),
+            state @ (RequestState::Produce(_) | RequestState::Handshake { .. } | RequestState::InterBroker | RequestState::Nothing) => {
+                (None, state)
+            }
         };
         let body = kept.as_deref().map_or(Request::Other, |bytes| {
             let payload = Payload::whole(bytes);
@@ -239,7 +239,7 @@ impl Observer {
         self.learn_from_answer(&client, &peer, &body, &response);
         let operation = self.operation(who, &client, &facts, Some((times, answer.declared_bytes)), throttle_ms(&response));
         let answered = Answered { who: *who, client, peer, operation, at: times.1, whole: damage.is_none() };
-        let inter_broker = side_facts::is_inter_broker(facts.api_key, &body);
+        let inter_broker = matches!(state, RequestState::InterBroker);
         let mut emit = Emit { hold: &mut self.hold, learnt: &mut self.learnt, counters, sink, now: times.1 };
         emit.give(Observation::Exchange(Exchange {
             operation: Arc::clone(&answered.operation),
@@ -275,10 +275,23 @@ impl Observer {
                 side_facts::share_acknowledged(&request, &response, &answered, &mut self.names, &mut emit);
             }
             (_, Request::OffsetCommit(request), Response::OffsetCommit(response)) => {
-                side_facts::committed(&request, &response, &answered, &mut self.names, &mut self.history, &mut emit);
+                let mut tools = CommitTools { names: &mut self.names, history: &mut self.history, transactions: &mut self.transactions };
+                side_facts::committed(&request, &response, &answered, &mut tools, &mut emit);
             }
             (_, Request::TxnOffsetCommit(request), Response::TxnOffsetCommit(response)) => {
-                side_facts::txn_committed(&request, &response, &answered, &mut self.names, &mut self.history, &mut emit);
+                let mut tools = CommitTools { names: &mut self.names, history: &mut self.history, transactions: &mut self.transactions };
+                side_facts::txn_committed(&request, &response, &answered, &mut tools, &mut emit);
+            }
+            (_, Request::EndTxn(request), Response::EndTxn(response)) if response.error_code == 0 => {
+                let mut tools = CommitTools { names: &mut self.names, history: &mut self.history, transactions: &mut self.transactions };
+                side_facts::transaction_ended(request.transactional_id, request.committed, &answered, &mut tools, &mut emit);
+            }
+            // A producer that begins anew aborts what it left open.
+            (_, Request::InitProducerId(request), Response::InitProducerId(response)) if response.error_code == 0 => {
+                let mut tools = CommitTools { names: &mut self.names, history: &mut self.history, transactions: &mut self.transactions };
+                if let Some(id) = request.transactional_id {
+                    side_facts::transaction_ended(id, false, &answered, &mut tools, &mut emit);
+                }
             }
             _ => {}
         }
@@ -306,7 +319,8 @@ impl Observer {
         let client = client_key(who, &facts);
         let operation = self.operation(who, &client, &facts, None, 0);
         let mut emit = Emit { hold: &mut self.hold, learnt: &mut self.learnt, counters, sink, now: at };
-        emit.give(Observation::Exchange(Exchange { operation: Arc::clone(&operation), outcome, inter_broker: false }));
+        let inter_broker = matches!(state, RequestState::InterBroker);
+        emit.give(Observation::Exchange(Exchange { operation: Arc::clone(&operation), outcome, inter_broker }));
         if let RequestState::Produce(produce) = state {
             sent::unanswered(*produce, outcome, &operation, &mut self.history, &mut emit);
         }

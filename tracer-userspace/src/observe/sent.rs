@@ -88,7 +88,7 @@ pub(super) fn answered(
         let partition = partition_response(response, &draft);
         let outcome = partition.map_or(Outcome::AnswerNotSeen, |p| outcome(p.error_code));
         let key = draft.key(emit.learnt);
-        let mut sent = draft.into_sent(&answered.operation, acks, transactional_id.clone(), outcome, history);
+        let mut sent = draft.into_sent(&answered.operation, acks, transactional_id.clone(), outcome, history, emit.learnt);
         if let Some(partition) = partition {
             if partition.error_code == 0 && partition.base_offset >= 0 {
                 sent.0.base_offset = Some(partition.base_offset + sent.1);
@@ -107,7 +107,7 @@ pub(super) fn unanswered(state: ProduceState, outcome: Outcome, operation: &Arc<
     let ProduceState { acks, transactional_id, batches } = state;
     for draft in batches {
         let key = draft.key(emit.learnt);
-        let (sent, _) = draft.into_sent(operation, acks, transactional_id.clone(), outcome, history);
+        let (sent, _) = draft.into_sent(operation, acks, transactional_id.clone(), outcome, history, emit.learnt);
         give(sent, key, emit);
     }
 }
@@ -141,13 +141,15 @@ impl Draft {
         transactional_id: Option<Arc<str>>,
         outcome: Outcome,
         history: &mut History,
+        learnt: &mut Learnt,
     ) -> (SentBatch, i64) {
         let Self { topic, partition, records_before, batch } = self;
         let attempt = match outcome {
             Outcome::Success | Outcome::Unacknowledged | Outcome::Error(DUPLICATE_SEQUENCE_NUMBER) => Attempt::Done,
             Outcome::Error(_) | Outcome::ConnectionClosed | Outcome::NoResponse | Outcome::AnswerNotSeen => Attempt::Failed,
         };
-        let retry = history.sent(&topic, partition, &batch.header, attempt);
+        let identity = learnt.identity(&topic, operation.cluster_id.as_ref());
+        let retry = history.sent(identity, partition, &batch.header, attempt, operation.request_first);
         let sent = SentBatch {
             operation: Arc::clone(operation),
             topic,

@@ -6,8 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::history::History;
-use super::learn::{ClientKey, Peer};
+use super::learn::{ClientKey, Learnt, Peer};
 use super::names::Names;
+use super::transactions::{Pending, TransactionalId, Transactions};
 use super::{Answered, Commit, Emit, Observation, Observer, Outcome, Topic, outcome, topic};
 use crate::kafka::api::offset_commit::{OffsetCommitRequest, OffsetCommitResponse};
 use crate::kafka::api::share_acknowledge::{ShareAcknowledgeRequest, ShareAcknowledgeResponse};
@@ -28,7 +29,7 @@ impl Observer {
                     self.learn_cluster(client, peer, cluster_id, brokers);
                 }
                 for topic in metadata.topics.iter().filter(|t| t.error_code == 0) {
-                    self.learn_topic(topic.topic_id, topic.name);
+                    self.learn_topic(client, peer, topic.topic_id, topic.name);
                 }
             }
             Response::DescribeCluster(answer) if answer.error_code == 0 && answer.endpoint_type == 1 => {
@@ -37,22 +38,25 @@ impl Observer {
             }
             Response::DescribeTopicPartitions(answer) => {
                 for topic in answer.topics.iter().filter(|t| t.error_code == 0) {
-                    self.learn_topic(topic.topic_id, topic.name);
+                    self.learn_topic(client, peer, topic.topic_id, topic.name);
                 }
             }
             Response::CreateTopics(answer) => {
                 for topic in answer.topics.iter().filter(|t| t.error_code == 0) {
-                    self.learn_topic(topic.topic_id, Some(topic.name));
+                    self.learn_topic(client, peer, topic.topic_id, Some(topic.name));
                 }
             }
             _ => {}
         }
     }
 
-    fn learn_topic(&mut self, id: Option<super::TopicId>, name: Option<&str>) {
+    fn learn_topic(&mut self, client: &ClientKey, peer: &Peer, id: Option<super::TopicId>, name: Option<&str>) {
         if let (Some(id), Some(name)) = (id, name) {
             let name = self.names.intern(name);
             self.learnt.topic(id, &name);
+            if let Some(cluster_id) = self.learnt.cluster_of(peer.broker, client) {
+                self.learnt.topic_in(&cluster_id, &name, id);
+            }
         }
     }
 
@@ -152,66 +156,118 @@ pub(super) fn is_inter_broker(api_key: i16, request: &Request<'_>) -> bool {
     }
 }
 
+/// What reading a commit takes.
+pub(super) struct CommitTools<'a> {
+    pub(super) names: &'a mut Names,
+    pub(super) history: &'a mut History,
+    pub(super) transactions: &'a mut Transactions,
+}
+
+/// The client ids of Kafka's own fetchers (`ReplicaFetcherThread`, `KafkaRaftManager`), for a Fetch that cannot be read to
+/// its end: since v15 the replica stands there.
+pub(super) fn is_broker_client(client_id: Option<&str>) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let Some(client_id) = client_id else { return false };
+    let fetcher = client_id.strip_prefix("broker-").and_then(|rest| rest.split_once("-fetcher-"));
+    fetcher.is_some_and(|(broker, thread)| is_number(broker) && is_number(thread))
+        || client_id.strip_prefix("raft-client-").is_some_and(is_number)
+}
+
 /// `OffsetCommit` was answered.
 pub(super) fn committed(
     request: &OffsetCommitRequest<'_>,
     response: &OffsetCommitResponse<'_>,
     answered: &Answered<'_>,
-    names: &mut Names,
-    history: &mut History,
+    tools: &mut CommitTools<'_>,
     emit: &mut Emit<'_>,
 ) {
-    let asked = request.topics.iter().flat_map(|t| t.partitions.iter().map(|p| (t.topic, p.partition_index, p.committed_offset)));
-    let said = |topic: TopicRef<'_>, partition: i32| {
-        let topic = response.topics.iter().find(|t| t.topic == topic)?;
-        topic.partitions.iter().find(|p| p.partition_index == partition).map(|p| p.error_code)
-    };
-    commits(request.group_id, asked, said, answered, names, history, emit);
+    let group = tools.names.intern(request.group_id);
+    for asked in &request.topics {
+        let said = response.topics.iter().find(|t| t.topic == asked.topic);
+        for partition in &asked.partitions {
+            let said = said.and_then(|t| t.partitions.iter().find(|p| p.partition_index == partition.partition_index));
+            let place = (asked.topic, partition.partition_index, partition.committed_offset);
+            let Some(pending) = pending(&group, place, said.map(|p| p.error_code), answered, tools.names, emit.learnt) else { continue };
+            give(pending, tools.history, emit);
+        }
+    }
 }
 
-/// `TxnOffsetCommit` was answered.
+/// `TxnOffsetCommit` was answered: what it says holds once its transaction is committed.
 pub(super) fn txn_committed(
     request: &TxnOffsetCommitRequest<'_>,
     response: &TxnOffsetCommitResponse<'_>,
     answered: &Answered<'_>,
-    names: &mut Names,
-    history: &mut History,
+    tools: &mut CommitTools<'_>,
     emit: &mut Emit<'_>,
 ) {
-    let asked = request.topics.iter().flat_map(|t| t.partitions.iter().map(|p| (t.topic, p.partition_index, p.committed_offset)));
-    let said = |topic: TopicRef<'_>, partition: i32| {
-        let topic = response.topics.iter().find(|t| t.topic == topic)?;
-        topic.partitions.iter().find(|p| p.partition_index == partition).map(|p| p.error_code)
-    };
-    commits(request.group_id, asked, said, answered, names, history, emit);
+    let group = tools.names.intern(request.group_id);
+    let producer = (request.producer_id, request.producer_epoch);
+    let id = transactional_id(request.transactional_id, answered, tools.names);
+    for asked in &request.topics {
+        let said = response.topics.iter().find(|t| t.topic == asked.topic);
+        for partition in &asked.partitions {
+            let said = said.and_then(|t| t.partitions.iter().find(|p| p.partition_index == partition.partition_index));
+            let place = (asked.topic, partition.partition_index, partition.committed_offset);
+            let Some(pending) = pending(&group, place, said.map(|p| p.error_code), answered, tools.names, emit.learnt) else { continue };
+            let unended = match pending.commit.outcome {
+                Outcome::Success => tools.transactions.add(id.clone(), producer, pending),
+                _ => vec![pending],
+            };
+            for pending in unended {
+                give(pending, tools.history, emit);
+            }
+        }
+    }
 }
 
-/// What was asked for, topic, partition and offset, and what the answer says of it.
-fn commits<'a>(
-    group: &str,
-    asked: impl Iterator<Item = (TopicRef<'a>, i32, i64)>,
-    said: impl Fn(TopicRef<'a>, i32) -> Option<i16>,
+/// `EndTxn` was answered well, or the producer's next life began.
+pub(super) fn transaction_ended(id: &str, committed: bool, answered: &Answered<'_>, tools: &mut CommitTools<'_>, emit: &mut Emit<'_>) {
+    let offsets = tools.transactions.end(&transactional_id(id, answered, tools.names));
+    if committed {
+        for pending in offsets {
+            give(pending, tools.history, emit);
+        }
+    }
+}
+
+fn transactional_id(id: &str, answered: &Answered<'_>, names: &mut Names) -> TransactionalId {
+    TransactionalId { cluster_id: answered.operation.cluster_id.clone(), id: names.intern(id) }
+}
+
+/// One topic-partition of a commit; `None` when it asks for nothing.
+fn pending(
+    group: &Arc<str>,
+    (reference, partition, offset): (TopicRef<'_>, i32, i64),
+    error_code: Option<i16>,
     answered: &Answered<'_>,
     names: &mut Names,
-    history: &mut History,
-    emit: &mut Emit<'_>,
-) {
-    let group = names.intern(group);
-    for (reference, partition, offset) in asked.filter(|(_, _, offset)| *offset >= 0) {
-        let topic = topic(reference, names);
-        let outcome = said(reference, partition).map_or(Outcome::AnswerNotSeen, outcome);
-        let moves = outcome != Outcome::Success || history.committing((Arc::clone(&group), topic.clone(), partition), offset);
-        emit.give(Observation::Commit(Commit {
-            operation: Arc::clone(&answered.operation),
-            group: Arc::clone(&group),
-            topic,
-            partition,
-            offset,
-            moves,
-            outcome,
-            acknowledged: None,
-        }));
+    learnt: &mut Learnt,
+) -> Option<Pending> {
+    if offset < 0 {
+        return None;
     }
+    let topic = topic(reference, names);
+    let identity = learnt.identity(&topic, answered.operation.cluster_id.as_ref());
+    let commit = Commit {
+        operation: Arc::clone(&answered.operation),
+        group: Arc::clone(group),
+        topic,
+        partition,
+        offset,
+        moves: true,
+        outcome: error_code.map_or(Outcome::AnswerNotSeen, outcome),
+        acknowledged: None,
+    };
+    Some(Pending { commit, topic: identity })
+}
+
+fn give(pending: Pending, history: &mut History, emit: &mut Emit<'_>) {
+    let Pending { mut commit, topic } = pending;
+    if commit.outcome == Outcome::Success {
+        commit.moves = history.committing((Arc::clone(&commit.group), topic, commit.partition), commit.offset);
+    }
+    emit.give(Observation::Commit(commit));
 }
 
 /// One range that a member of a share group acknowledges.

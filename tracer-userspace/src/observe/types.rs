@@ -14,6 +14,9 @@ use crate::time::Timestamp;
 pub struct TopicId([u8; 16]);
 
 impl TopicId {
+    /// `KRaft`'s own log, `__cluster_metadata` (`Uuid.METADATA_TOPIC_ID`): controllers and brokers read it, nobody else.
+    pub const CLUSTER_METADATA: Option<Self> = Some(Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]));
+
     /// The id, unless it is all zero ("no topic").
     pub fn new(bytes: [u8; 16]) -> Option<Self> {
         (bytes != [0; 16]).then_some(Self(bytes))

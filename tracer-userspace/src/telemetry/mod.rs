@@ -7,7 +7,7 @@
 
 pub mod coordinates;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 mod health;
 mod ids;
 mod joins;
