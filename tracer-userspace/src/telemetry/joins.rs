@@ -11,7 +11,7 @@ use hashlink::LruCache;
 use opentelemetry::trace::SpanContext;
 use opentelemetry::{SpanId, TraceId};
 
-use crate::observe::{BatchHeader, Operation, Side, Topic, TopicId};
+use crate::observe::{BatchHeader, Operation, SentBatch, Side, Topic, TopicId};
 use crate::time::Timestamp;
 
 /// A topic by its name, or by its id as long as it has none.
@@ -56,6 +56,11 @@ impl Fingerprint {
             base_sequence: header.base_sequence,
         }
     }
+
+    /// At one place of one topic: the same batch, whose base timestamp the broker may have chosen anew.
+    fn same_but_for_time(&self, other: &Self) -> bool {
+        *self == Self { topic: self.topic.clone(), base_timestamp_ms: self.base_timestamp_ms, ..other.clone() }
+    }
 }
 
 /// A batch that was sent before our eyes.
@@ -69,30 +74,55 @@ pub(super) struct SeenSend {
     pub(super) has_batch_span: bool,
     /// Its ids are the computed ones.
     pub(super) computed: bool,
-    cluster_id: Option<Arc<str>>,
-    topic_id: Option<TopicId>,
+    /// As the producer wrote it.
+    pub(super) base_timestamp_ms: i64,
+    max_timestamp_ms: i64,
+    topic: TopicInstance,
     /// Two different batches look like this: nothing can be joined with it.
     ambiguous: bool,
 }
 
 impl SeenSend {
-    pub(super) fn new(operation: &Operation, topic: &Topic, ids: (TraceId, SpanId), has_batch_span: bool, computed: bool) -> Self {
+    pub(super) fn new(sent: &SentBatch, ids: (TraceId, SpanId), has_batch_span: bool, computed: bool) -> Self {
+        let (operation, topic) = (&*sent.operation, &sent.topic);
         Self {
             sent_at: operation.request_first,
+            base_timestamp_ms: sent.header.base_timestamp_ms.unwrap_or(-1),
+            max_timestamp_ms: sent.header.max_timestamp_ms.unwrap_or(-1),
             ids,
             has_batch_span,
             computed,
-            cluster_id: operation.cluster_id.clone(),
-            topic_id: topic.id,
+            topic: TopicInstance::of(operation, topic),
             ambiguous: false,
         }
     }
+}
+
+impl SeenSend {
+    /// A broker that writes the batch anew begins with the first record's timestamp where the producer wrote the smallest one.
+    /// It keeps the largest, unless it stamps the records itself.
+    fn has_times_of(&self, stored: &BatchHeader) -> bool {
+        let (Some(base_ms), Some(max_ms)) = (stored.base_timestamp_ms, stored.max_timestamp_ms) else { return false };
+        (self.base_timestamp_ms..=self.max_timestamp_ms).contains(&base_ms) && (stored.log_append_time || max_ms == self.max_timestamp_ms)
+    }
+}
+
+/// What tells topics of one name apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct TopicInstance {
+    cluster_id: Option<Arc<str>>,
+    topic_id: Option<TopicId>,
+}
+
+impl TopicInstance {
+    pub(super) fn of(operation: &Operation, topic: &Topic) -> Self {
+        Self { cluster_id: operation.cluster_id.clone(), topic_id: topic.id }
+    }
 
     /// A topic that was created anew under the same name is another topic, and so is its mirror in another cluster.
-    fn same_topic(&self, operation: &Operation, topic: &Topic) -> bool {
-        let clusters = (&self.cluster_id, &operation.cluster_id);
-        !matches!((self.topic_id, topic.id), (Some(one), Some(other)) if one != other)
-            && !matches!(clusters, (Some(one), Some(other)) if one != other)
+    fn may_be(&self, other: &Self) -> bool {
+        !matches!((self.topic_id, other.topic_id), (Some(one), Some(other)) if one != other)
+            && !matches!((&self.cluster_id, &other.cluster_id), (Some(one), Some(other)) if one != other)
     }
 }
 
@@ -100,21 +130,32 @@ impl SeenSend {
 #[derive(Debug)]
 pub(super) struct SentBatches {
     stored: LruCache<(Fingerprint, i64), SeenSend>,
+    /// What a batch at a place looked like when it was sent: a broker that compresses anew may change its base timestamp.
+    places: LruCache<(TopicKey, i32, i64), Fingerprint>,
     unacknowledged: LruCache<Fingerprint, SeenSend>,
 }
 
 impl SentBatches {
     pub(super) fn new(max: usize) -> Self {
-        Self { stored: LruCache::new(max.max(1)), unacknowledged: LruCache::new(max.max(1)) }
+        let max = max.max(1);
+        Self { stored: LruCache::new(max), places: LruCache::new(max), unacknowledged: LruCache::new(max) }
     }
 
     /// The first answered attempt of this batch, if there was one before.
     pub(super) fn stored(&self, print: &Fingerprint, base_offset: i64, operation: &Operation, topic: &Topic) -> Option<&SeenSend> {
         // `peek`: the order stays that of insertion, which is that of time.
-        self.stored.peek(&(print.clone(), base_offset)).filter(|seen| seen.same_topic(operation, topic))
+        self.stored.peek(&(print.clone(), base_offset)).filter(|seen| seen.topic.may_be(&TopicInstance::of(operation, topic)))
+    }
+
+    /// The computed ids of this batch are another one's already: of a topic of the same cluster and name that is no more.
+    pub(super) fn is_taken(&self, print: &Fingerprint, base_offset: i64, operation: &Operation, topic: &Topic) -> bool {
+        self.stored
+            .peek(&(print.clone(), base_offset))
+            .is_some_and(|seen| seen.topic.cluster_id == operation.cluster_id && !seen.topic.may_be(&TopicInstance::of(operation, topic)))
     }
 
     pub(super) fn insert_stored(&mut self, print: Fingerprint, base_offset: i64, seen: SeenSend) {
+        self.places.insert((print.topic.clone(), print.partition, base_offset), print.clone());
         self.stored.insert((print, base_offset), seen);
     }
 
@@ -126,17 +167,25 @@ impl SentBatches {
     }
 
     /// What a fetched batch was when it was sent, if that was seen here.
-    pub(super) fn find(&self, print: &Fingerprint, base_offset: i64, operation: &Operation, topic: &Topic) -> Option<&SeenSend> {
+    pub(super) fn find(&self, print: &Fingerprint, header: &BatchHeader, operation: &Operation, topic: &Topic) -> Option<&SeenSend> {
+        let base_offset = header.base_offset;
         let fetched_at = operation.response.map_or(operation.request_last, |(_, last)| last);
+        let instance = TopicInstance::of(operation, topic);
         self.stored(print, base_offset, operation, topic)
-            .or_else(|| self.unacknowledged.peek(print).filter(|seen| !seen.ambiguous && seen.same_topic(operation, topic)))
+            .or_else(|| {
+                let sent = self.places.peek(&(print.topic.clone(), print.partition, base_offset))?;
+                let same = sent.same_but_for_time(print).then_some(sent)?;
+                self.stored(same, base_offset, operation, topic).filter(|seen| seen.has_times_of(header))
+            })
+            .or_else(|| self.unacknowledged.peek(print).filter(|seen| !seen.ambiguous && seen.topic.may_be(&instance)))
             .filter(|seen| seen.sent_at <= fetched_at)
     }
 
     /// Forgets what was sent more than `age` ago.
     pub(super) fn forget(&mut self, now: Timestamp, age: Duration) {
         while self.stored.iter().next().is_some_and(|(_, seen)| now.since(seen.sent_at) > age) {
-            self.stored.remove_lru();
+            let Some(((print, base_offset), _)) = self.stored.remove_lru() else { break };
+            self.places.remove(&(print.topic, print.partition, base_offset));
         }
         while self.unacknowledged.iter().next().is_some_and(|(_, seen)| now.since(seen.sent_at) > age) {
             self.unacknowledged.remove_lru();
@@ -177,8 +226,11 @@ pub(super) enum BatchSpan {
 /// The spans of one fetched batch.
 #[derive(Clone, Debug)]
 pub(super) struct FetchedSpans {
+    pub(super) topic: TopicInstance,
     pub(super) first_offset: i64,
     pub(super) last_offset: i64,
+    /// The reader has got past this offset with nothing handed on since: markers, and aborted records.
+    pub(super) read_to: i64,
     pub(super) fetched_at: Timestamp,
     pub(super) batch: BatchSpan,
     /// Records with a span of their own, by offset; those that were not kept without one.
@@ -224,10 +276,18 @@ impl Fetches {
         }
     }
 
-    /// The latest fetch of the batch that holds an offset.
-    pub(super) fn find(&self, key: &(Reader, TopicKey, i32), offset: i64) -> Option<&FetchedSpans> {
+    /// What follows the batch that was fetched last is read, and none of it is handed to the application.
+    pub(super) fn read_past(&mut self, key: &(Reader, TopicKey, i32), (first_offset, last_offset): (i64, i64)) {
+        let last = self.partitions.peek_mut(key).and_then(VecDeque::back_mut);
+        if let Some(spans) = last.filter(|spans| spans.read_to.checked_add(1) == Some(first_offset)) {
+            spans.read_to = last_offset;
+        }
+    }
+
+    /// The latest fetch of the batch that holds an offset, or is the last one handed on before it.
+    pub(super) fn find(&self, key: &(Reader, TopicKey, i32), topic: &TopicInstance, offset: i64) -> Option<&FetchedSpans> {
         let batches = self.partitions.peek(key)?;
-        batches.iter().rev().find(|spans| (spans.first_offset..=spans.last_offset).contains(&offset))
+        batches.iter().rev().find(|spans| (spans.first_offset..=spans.read_to).contains(&offset) && spans.topic.may_be(topic))
     }
 
     /// Forgets partitions of which nothing was fetched for `age`.

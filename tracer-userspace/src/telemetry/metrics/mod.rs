@@ -20,7 +20,7 @@ use opentelemetry_sdk::metrics::Temporality;
 use self::lag::{Lag, ServiceId};
 use self::service::{Series, Server, Service};
 pub use self::source::{HealthMeter, MetricSources, scope};
-use super::joins::{BatchSpan, FetchedSpans, Fetches, Fingerprint, Reader, SeenSend, SentBatches, TopicKey};
+use super::joins::{BatchSpan, FetchedSpans, Fetches, Fingerprint, Reader, SeenSend, SentBatches, TopicInstance, TopicKey};
 use super::semconv::{self, metric};
 use super::{HealthSnapshot, OperationName, ResourceKey, SentClock, error_type, is_fetch_failure};
 use crate::kafka::versions;
@@ -174,7 +174,7 @@ impl Metrics {
         }
         if let Some(topic) = TopicKey::of(&sent.topic) {
             let print = Fingerprint::of(topic, sent.partition, &sent.header);
-            let seen = SeenSend::new(operation, &sent.topic, (TraceId::INVALID, SpanId::INVALID), false, false);
+            let seen = SeenSend::new(sent, (TraceId::INVALID, SpanId::INVALID), false, false);
             match base_offset {
                 Some(base) if self.sent.stored(&print, base, operation, &sent.topic).is_some() => {}
                 Some(base) => self.sent.insert_stored(print, base, seen),
@@ -223,8 +223,9 @@ impl Metrics {
         if let Some(topic) = TopicKey::of(&fetched.topic) {
             let first_offset = fetched.header.base_offset;
             let last_offset = first_offset.saturating_add(i64::from(fetched.header.last_offset_delta));
-            let fetched_at = ended_at(operation);
-            let spans = FetchedSpans { first_offset, last_offset, fetched_at, batch: BatchSpan::None, records: Box::default() };
+            let (fetched_at, batch, records) = (ended_at(operation), BatchSpan::None, Box::default());
+            let instance = TopicInstance::of(operation, &fetched.topic);
+            let spans = FetchedSpans { topic: instance, first_offset, last_offset, read_to: last_offset, fetched_at, batch, records };
             self.fetches.insert((Reader::of(fetched.group.as_ref(), operation), topic, fetched.partition), spans);
         }
         let Some(service) = self.service(operation) else { return };
@@ -253,7 +254,7 @@ impl Metrics {
         let (operation, header) = (&*fetched.operation, &fetched.header);
         let seen = TopicKey::of(&fetched.topic).and_then(|topic| {
             let print = Fingerprint::of(topic, fetched.partition, header);
-            self.sent.find(&print, header.base_offset, operation, &fetched.topic)
+            self.sent.find(&print, header, operation, &fetched.topic)
         });
         let (from_ns, clock) = match (seen, header.log_append_time) {
             (Some(seen), _) => (i128::from(seen.sent_at.unix_ns()), SentClock::Host),
@@ -305,10 +306,11 @@ impl Metrics {
     /// When the last offset before the committed one was fetched.
     fn fetched_at(&self, commit: &Commit) -> Option<Timestamp> {
         let (topic, last_read) = (TopicKey::of(&commit.topic)?, commit.offset.saturating_sub(1));
+        let instance = TopicInstance::of(&commit.operation, &commit.topic);
         let group = (Reader::of(Some(&commit.group), &commit.operation), topic, commit.partition);
-        let spans = self.fetches.find(&group, last_read).or_else(|| {
+        let spans = self.fetches.find(&group, &instance, last_read).or_else(|| {
             let client = (Reader::client(&commit.operation), group.1, group.2);
-            self.fetches.find(&client, last_read)
+            self.fetches.find(&client, &instance, last_read)
         });
         spans.map(|spans| spans.fetched_at)
     }

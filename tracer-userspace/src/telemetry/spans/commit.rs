@@ -5,7 +5,7 @@ use opentelemetry::trace::{Link, SpanContext, SpanKind};
 
 use super::{Admission, Body, Identity, Telemetry, attributes, ended_at};
 use crate::observe::{Commit, Outcome};
-use crate::telemetry::joins::{BatchSpan, FetchedSpans, Reader, TopicKey};
+use crate::telemetry::joins::{BatchSpan, FetchedSpans, Reader, TopicInstance, TopicKey};
 use crate::telemetry::{FinishedSpan, Joined, OperationName, Summary, error_type, semconv};
 
 /// What is remembered of the fetch of the last offset that a commit covers.
@@ -80,15 +80,17 @@ impl Telemetry {
     /// The latest fetch of the offset: by the group, or by the client while its group was not known.
     fn fetch_of(&self, commit: &Commit, offset: i64) -> Option<&FetchedSpans> {
         let topic = TopicKey::of(&commit.topic)?;
+        let instance = TopicInstance::of(&commit.operation, &commit.topic);
         let group = (Reader::of(Some(&commit.group), &commit.operation), topic, commit.partition);
-        self.fetches.find(&group, offset).or_else(|| {
+        self.fetches.find(&group, &instance, offset).or_else(|| {
             let client = (Reader::client(&commit.operation), group.1, group.2);
-            self.fetches.find(&client, offset)
+            self.fetches.find(&client, &instance, offset)
         })
     }
 }
 
 fn span_of(spans: &FetchedSpans, offset: i64) -> Fetched {
+    let offset = offset.min(spans.last_offset);
     if let Ok(index) = spans.records.binary_search_by_key(&offset, |(offset, _)| *offset) {
         let record = spans.records.get(index).and_then(|(_, context)| context.clone());
         return record.map_or(Fetched::Unknown, Fetched::Record);

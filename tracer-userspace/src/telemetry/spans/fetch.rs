@@ -8,7 +8,7 @@ use super::{Admission, Body, Identity, NoPlace, Place, Telemetry};
 use super::{attributes, batch_attributes, ended_at, last_offset, link_to, link_to_ids, record_span_id};
 use crate::kafka::context::CarriedContext;
 use crate::observe::{FetchFailure, FetchedBatch, Operation, Outcome, RecordFact, RecordsRead};
-use crate::telemetry::joins::{BatchSpan, FetchedSpans, Fingerprint, Reader, SeenSend, TopicKey};
+use crate::telemetry::joins::{BatchSpan, FetchedSpans, Fingerprint, Reader, SeenSend, TopicInstance, TopicKey};
 use crate::telemetry::{
     Coordinates, EndToEnd, FetchKind, FetchType, FinishedSpan, Joined, OperationName, Scope, SentClock, Summary, error_type,
     is_fetch_failure, semconv,
@@ -40,7 +40,15 @@ impl Telemetry {
     pub(super) fn observe_fetched(&mut self, fetched: &FetchedBatch, sink: &mut dyn FnMut(FinishedSpan)) {
         let operation = &*fetched.operation;
         let delivered = fetched.delivered.delivered;
-        if delivered == 0 || fetched.header.control || !self.wants(&operation.connection, &fetched.topic) {
+        if !self.wants(&operation.connection, &fetched.topic) {
+            return;
+        }
+        let offsets = (fetched.header.base_offset, last_offset(fetched.header.base_offset, &fetched.header));
+        let place = TopicKey::of(&fetched.topic).map(|topic| (Reader::of(fetched.group.as_ref(), operation), topic, fetched.partition));
+        if delivered == 0 || fetched.header.control {
+            if let Some(place) = place.filter(|_| fetched.header.control || fetched.delivered.aborted > 0) {
+                self.fetches.read_past(&place, offsets);
+            }
             return;
         }
         let now = ended_at(operation);
@@ -56,10 +64,12 @@ impl Telemetry {
             let context = self.finish_fetched_record(&mut shared, own, offset, sink);
             records.push((offset, context));
         }
-        if let Some(topic) = TopicKey::of(&fetched.topic) {
-            let key = (Reader::of(fetched.group.as_ref(), operation), topic, fetched.partition);
-            let (first_offset, last_offset) = (fetched.header.base_offset, last_offset(fetched.header.base_offset, &fetched.header));
-            self.fetches.insert(key, FetchedSpans { first_offset, last_offset, fetched_at: now, batch, records: records.into() });
+        if let Some(place) = place {
+            let (first_offset, last_offset) = offsets;
+            let topic = TopicInstance::of(operation, &fetched.topic);
+            let records = records.into();
+            self.fetches
+                .insert(place, FetchedSpans { topic, first_offset, last_offset, read_to: last_offset, fetched_at: now, batch, records });
         }
     }
 
@@ -75,12 +85,13 @@ impl Telemetry {
         // What compaction or an old format changed does not look as it did when it was sent.
         let seen: Option<SeenSend> = print
             .filter(|_| !matches!(computed, Err(NoPlace::Rewritten)))
-            .and_then(|print| self.sent.find(&print, header.base_offset, operation, &fetched.topic).cloned());
+            .and_then(|print| self.sent.find(&print, header, operation, &fetched.topic).cloned());
         let sent_at = seen.as_ref().map(|seen| seen.sent_at);
         let send = match (computed, seen) {
             (Err(NoPlace::Off), _) => Err(NoPlace::Off),
-            (Ok((place, ids)), Some(seen)) if seen.computed => {
-                Ok(Send { ids, place: Some(place), has_batch_span: seen.has_batch_span, joined: Joined::Seen })
+            (Ok((place, _)), Some(seen)) if seen.computed => {
+                let place = Place { base_timestamp_ms: seen.base_timestamp_ms, ..place };
+                Ok(Send { ids: seen.ids, place: Some(place), has_batch_span: seen.has_batch_span, joined: Joined::Seen })
             }
             (_, Some(seen)) => Ok(Send { ids: seen.ids, place: None, has_batch_span: seen.has_batch_span, joined: Joined::Seen }),
             (Ok((place, ids)), None) => {

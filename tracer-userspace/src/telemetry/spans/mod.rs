@@ -73,6 +73,8 @@ enum NoPlace {
     /// What lies in the log is not what the producer sent.
     Rewritten,
     Unacknowledged,
+    /// Another batch has them: of a topic that was deleted and made anew, without producer ids, with equal timestamps.
+    Taken,
     /// Switched off.
     Off,
 }
@@ -84,6 +86,7 @@ impl NoPlace {
             Self::UnknownTopic => Some("unknown_topic"),
             Self::Rewritten => Some("rewritten"),
             Self::Unacknowledged => Some("unacknowledged"),
+            Self::Taken => Some("taken"),
             Self::Off => None,
         }
     }

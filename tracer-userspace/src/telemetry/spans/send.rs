@@ -100,9 +100,14 @@ impl Telemetry {
             (Some(print), Some(base)) => self.sent.stored(print, base, operation, &sent.topic).is_some(),
             _ => false,
         };
+        let taken = match (&print, base_offset) {
+            (Some(print), Some(base)) => self.sent.is_taken(print, base, operation, &sent.topic),
+            _ => false,
+        };
         let ids = match computed {
             Ok((place, ids)) if !primary => Ids::Beside(place, ids, Beside::Broker),
             Ok((place, ids)) if answered_before => Ids::Beside(place, ids, Beside::Attempt),
+            Ok(_) if taken => Ids::Random((self.ids.trace_id(), self.ids.span_id()), NoPlace::Taken),
             Ok((place, ids)) => Ids::Computed(place, ids),
             Err(why) => Ids::Random((self.ids.trace_id(), self.ids.span_id()), why),
         };
@@ -112,7 +117,7 @@ impl Telemetry {
                 Ids::Random(own, _) => (*own, false),
                 Ids::Beside(..) => return ids,
             };
-            let seen = SeenSend::new(operation, &sent.topic, own, has_batch_span, is_computed);
+            let seen = SeenSend::new(sent, own, has_batch_span, is_computed);
             match base_offset {
                 Some(_) if answered_before => {}
                 Some(base) => self.sent.insert_stored(print, base, seen),
