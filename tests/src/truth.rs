@@ -346,8 +346,8 @@ fn compare_sent(truth: &Value, lines: &[Value], bad: &mut Vec<String>) -> Result
                 fields.insert("topic_id", Want::is(id));
             }
             refused.push(Expected { name: name + " (refused)", identity: Vec::new(), fields });
-        } else if acks_0 {
-            unanswered.push(Expected { name: name + " (acks=0)", identity: Vec::new(), fields });
+        } else if acks_0 || record["unanswered"] == true {
+            unanswered.push(Expected { name: name + " (unanswered)", identity: Vec::new(), fields });
         } else {
             accepted.push(Expected { name: format!("{name} {}", key_of(&place(record))), identity: place(record), fields });
         }
@@ -370,6 +370,7 @@ fn error_name(error: &Value) -> Result<&'static str> {
     Ok(match (error.as_i64(), error.as_str()) {
         (Some(2), _) => "CORRUPT_MESSAGE",
         (Some(3), _) => "UNKNOWN_TOPIC_OR_PARTITION",
+        (Some(6), _) => "NOT_LEADER_OR_FOLLOWER",
         (Some(21), _) => "INVALID_REQUIRED_ACKS",
         (Some(100), _) => "UNKNOWN_TOPIC_ID",
         (_, Some("RecordTooLargeException" | "MSG_SIZE_TOO_LARGE")) => "MESSAGE_TOO_LARGE",

@@ -18,7 +18,7 @@ fn truth_of(name: &str) -> Value {
 #[test]
 fn every_recorded_capture_lists_exactly_what_its_applications_sent_and_got() {
     let names = corpus_names().unwrap();
-    assert_eq!(names.len(), 76, "the corpus is whole");
+    assert!(names.len() >= 76, "the corpus is whole");
     let mut not_yet: BTreeMap<&str, &str> = NOT_YET.iter().copied().collect();
     let mut wrong = Vec::new();
     for name in &names {

@@ -1,0 +1,83 @@
+//! What groups are given, again, and what they commit.
+
+use std::collections::BTreeSet;
+
+use tracer_userspace::observe::Outcome;
+use tracer_userspace::telemetry::OperationName::{Commit, Fetch};
+
+use crate::told::told;
+
+#[test]
+fn what_a_share_group_released_is_redelivered_and_each_acknowledgement_says_how() {
+    let told = told("share-redelivery");
+    let given: Vec<_> = told.fetched().map(|f| (f.share, f.redelivered, f.delivered.delivered, f.delivered.not_acquired)).collect();
+    assert_eq!(given, [(true, false, 6, 0), (true, true, 2, 4), (true, true, 1, 5)]);
+    let acknowledged: Vec<_> = told.commits().map(|commit| commit.acknowledged.unwrap()).collect();
+    let expected = [
+        (0, 0, "accept"),
+        (1, 1, "release"),
+        (2, 2, "reject"),
+        (3, 3, "accept"),
+        (4, 4, "release"),
+        (5, 5, "reject"),
+        (1, 1, "release"),
+        (4, 4, "accept"),
+        (1, 1, "accept"),
+    ];
+    assert_eq!(acknowledged, expected);
+    assert!(told.commits().all(|commit| commit.outcome == Outcome::Success && &*commit.group == "grp-share"));
+    // Each acknowledgement belongs to the delivery it answers.
+    let fetches: Vec<_> = told.spans(Fetch, "share-redelivery").iter().map(|f| f.data.span_context.span_id()).collect();
+    let parents: Vec<_> = told.spans(Commit, "share-redelivery").iter().map(|c| c.data.parent_span_id).collect();
+    assert_eq!(parents, [[fetches[0]; 6].as_slice(), &[fetches[1]; 2], &[fetches[2]]].concat());
+}
+
+#[test]
+fn members_that_come_back_go_on_where_they_were() {
+    for (name, group) in [("group-kip848-static", "grp-kip848"), ("group-classic-static", "grp-static")] {
+        let told = told(name);
+        assert!(told.fetched().all(|fetched| fetched.group.as_deref() == Some(group) && !fetched.redelivered), "{name}");
+        assert_eq!(told.fetched().map(|fetched| fetched.delivered.delivered).sum::<u32>(), 8, "{name}");
+        let commits: BTreeSet<_> = told.commits().filter(|c| c.moves).map(|c| (c.partition, c.offset)).collect();
+        assert_eq!(commits, BTreeSet::from([(0, 2), (0, 4), (1, 2), (1, 4)]), "{name}");
+    }
+}
+
+#[test]
+fn whose_a_fetch_is_is_not_guessed_when_two_groups_have_one_client_id() {
+    let told = told("group-two-of-one-client-id");
+    assert_eq!(told.fetched().map(|fetched| fetched.delivered.delivered).collect::<Vec<_>>(), [4, 4]);
+    for fetched in told.fetched() {
+        assert!(fetched.group.is_none() && !fetched.redelivered);
+    }
+    let groups: BTreeSet<_> = told.commits().map(|commit| commit.group.to_string()).collect();
+    assert_eq!(groups, BTreeSet::from(["grp-one".to_owned(), "grp-two".to_owned()]));
+}
+
+#[test]
+fn commits_say_whether_they_move_anything() {
+    let told = told("group-commits");
+    let commits: Vec<_> = told.commits().map(|commit| (commit.offset, commit.moves, commit.outcome)).collect();
+    let expected = [
+        (2, true, Outcome::Success),
+        (4, true, Outcome::Success),
+        (4, false, Outcome::Success),
+        (1, true, Outcome::Success),
+        (3, true, Outcome::Error(25)),
+    ];
+    assert_eq!(commits, expected);
+    let spans: Vec<_> = told.spans(Commit, "commits").iter().map(|span| span.summary.error).collect();
+    assert_eq!(spans, [None, None, None, Some("UNKNOWN_MEMBER_ID")], "what moves nothing has no span");
+}
+
+#[test]
+fn offsets_of_an_aborted_transaction_are_no_commit() {
+    let told = told("group-consume-transform-produce");
+    let commits: Vec<_> = told.commits().filter(|c| &*c.group == "grp-eos").map(|c| (c.offset, c.moves)).collect();
+    assert_eq!(commits, [(3, true), (6, true)], "the second lot was committed when it was done again");
+    // It belongs to the delivery that was worked on again.
+    let fetches = told.spans(Fetch, "eos-in");
+    let again = fetches.iter().find(|fetch| fetch.summary.redelivered).unwrap();
+    let commits = told.spans(Commit, "eos-in");
+    assert_eq!(commits[1].data.parent_span_id, again.data.span_context.span_id());
+}
