@@ -12,7 +12,7 @@ import sys
 
 import lab
 
-GROUPS = ["cluster", "coordinates", "sasl", "groups"]
+GROUPS = ["cluster", "coordinates", "sasl", "groups", "libraries"]
 
 
 def main():
