@@ -45,6 +45,10 @@ pub struct Counters {
     pub malformed_contexts: u64,
     /// Records with more than one header of a propagator's name.
     pub repeated_contexts: u64,
+    /// Records whose headers were not captured: whether they carry a context is not known.
+    pub unseen_contexts: u64,
+    /// Records whose headers could not be read to their end.
+    pub damaged_headers: u64,
     /// Observations that were given out without a name they lacked, because the holding time was over or the hold full.
     pub held_too_long: u64,
 }

@@ -342,7 +342,10 @@ fn summary(packets: &PcapCounters, counters: &Counters, listed: &Listed) -> serd
         "exchanges": counters.exchanges,
         "records": { "sent": listed.sent, "fetched": listed.fetched, "not_delivered": counters.records },
         "batches_not_read": counters.batches,
-        "contexts": { "malformed": counters.malformed_contexts, "repeated": counters.repeated_contexts },
+        "contexts": {
+            "malformed": counters.malformed_contexts, "repeated": counters.repeated_contexts,
+            "not_seen": counters.unseen_contexts, "damaged": counters.damaged_headers,
+        },
         "observations_unnamed": counters.held_too_long,
     })
 }

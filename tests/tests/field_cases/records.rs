@@ -97,9 +97,12 @@ fn obi_1381_a_context_behind_the_captured_bytes_is_not_seen_and_none_is_made_up(
         recorder.answer(&mut flow, seen);
         recorder.answer_unseen(&mut flow, rest);
         recorder.close(&mut flow);
-        let seen = observe(&recorder.capture(), settings()).unwrap();
+        let capture = recorder.capture();
+        let seen = observe(&capture, settings()).unwrap();
         let contexts: usize = seen.fetched().flat_map(|batch| &batch.records).filter(|record| record.context.is_some()).count();
         assert_eq!(contexts, usize::from(unseen == 0), "{unseen} bytes unseen");
+        let not_seen = summary(&capture)["contexts"]["not_seen"].as_u64();
+        assert_eq!(not_seen, Some(u64::from(unseen > 0)), "{unseen} bytes unseen");
         // The exchange is there, and so are the facts of its batch.
         assert_eq!(seen.exchanges().count(), 2, "{unseen} bytes unseen");
         let counts: Vec<_> = seen.fetched().map(|batch| (batch.header.base_offset, batch.record_count_by_header())).collect();

@@ -239,6 +239,8 @@ impl BatchReader {
         let extracted = self.propagators.extract(&record.headers);
         counters.malformed_contexts += u64::from(extracted.malformed);
         counters.repeated_contexts += u64::from(extracted.repeated);
+        counters.unseen_contexts += u64::from(!record.headers.is_captured());
+        counters.damaged_headers += u64::from(extracted.damaged);
         let wanted = match self.detail {
             RecordDetail::All => true,
             RecordDetail::Contexts => extracted.context.is_some() && read.records.len() < MAX_CONTEXTS,

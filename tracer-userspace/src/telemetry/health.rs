@@ -43,6 +43,8 @@ impl HealthSnapshot {
         }
         self.add_by(metric::CONTEXTS, semconv::RESULT, "malformed", counters.malformed_contexts);
         self.add_by(metric::CONTEXTS, semconv::RESULT, "repeated", counters.repeated_contexts);
+        self.add_by(metric::CONTEXTS, semconv::RESULT, "not_seen", counters.unseen_contexts);
+        self.add_by(metric::CONTEXTS, semconv::RESULT, "damaged", counters.damaged_headers);
         for (result, connections) in [
             ("kafka", counters.connections_kafka),
             ("encrypted", counters.connections_encrypted),

@@ -160,7 +160,11 @@ pub mod metric {
         (STREAM_GAPS, "{gap}", "Holes in observed streams."),
         (STREAM_LOST, "By", "Bytes of observed streams that are in no frame, by reason."),
         (BATCHES, "{batch}", "Batches that were not read to their end, by reason."),
-        (CONTEXTS, "{context}", "Trace contexts in record headers that are malformed, or there more than once."),
+        (
+            CONTEXTS,
+            "{context}",
+            "Trace contexts in record headers that are malformed or there more than once, and headers not captured or damaged.",
+        ),
         (CONNECTIONS_SEEN, "{connection}", "Connections, by what they turned out to be."),
         (
             OBSERVATIONS_UNNAMED,
