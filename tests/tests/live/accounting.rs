@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result};
 use xtask::lab::{Broker, Client, Collector, Consume, Distribution, Language, Produce, Protocol, Record, Scratch, Span, Tracer};
 
-use crate::{daemon, turn};
+use crate::{daemon, turn, unique};
 
 const CODECS: [&str; 3] = ["none", "lz4", "zstd"];
 const PARTITIONS: i32 = 3;
@@ -75,7 +75,7 @@ fn exchange(broker: &Broker, scratch: &Scratch, clients: &[Client], codec: &str,
     let mut running = Vec::new();
     for (index, client) in clients.iter().enumerate() {
         let name = client.language().name();
-        let topic = format!("{name}-{codec}");
+        let topic = unique(&format!("{name}-{codec}"));
         broker.create_topic(&topic, PARTITIONS)?;
         let readers = [client, &clients[(index + 1) % clients.len()]];
         let consumers = readers.map(|reader| {

@@ -10,7 +10,7 @@ use aya::maps::loaded_maps;
 use aya::programs::loaded_programs;
 use xtask::lab::{Broker, Client, Collector, Distribution, KernelObjects, Language, Produce, Protocol, Scratch, Tracer, wait_for};
 
-use crate::{daemon, turn};
+use crate::{daemon, turn, unique};
 
 /// Which of these are known to the kernel.
 fn left(held: &KernelObjects) -> KernelObjects {
@@ -55,7 +55,7 @@ fn sigterm_and_sigint_end_it_with_success_amid_traffic() -> Result<()> {
         let scratch = Scratch::new("signal")?;
         let collector = Collector::start(scratch.path())?;
         let mut tracer = Tracer::start(&daemon(), scratch.path(), &collector, Protocol::Grpc, &[])?;
-        let topic = format!("amid-traffic-{}", signal.as_raw());
+        let topic = unique(&format!("amid-traffic-{}", signal.as_raw()));
         broker.create_topic(&topic, 1)?;
         let endless = Produce {
             topic: &topic,
@@ -87,9 +87,10 @@ fn a_connection_older_than_the_daemon_is_picked_up() -> Result<()> {
     let broker = Broker::start(&distribution)?;
     let scratch = Scratch::new("older")?;
     let collector = Collector::start(scratch.path())?;
-    broker.create_topic("older", 1)?;
+    let topic = unique("older");
+    broker.create_topic(&topic, 1)?;
     let endless = Produce {
-        topic: "older",
+        topic: &topic,
         records: 1_000_000,
         codec: "none",
         context_every: 0,
@@ -114,7 +115,7 @@ fn a_connection_older_than_the_daemon_is_picked_up() -> Result<()> {
     wait_for("spans of all three clients", Duration::from_secs(30), || {
         tracer.process().alive()?;
         let spans = collector.spans()?;
-        let seen = |name: &str| spans.iter().any(|span| span.operation() == Some("send") && span.text("messaging.client.id") == Some(name));
+        let seen = |name: &str| spans.iter().any(|span| span.topic() == Some(&topic) && span.text("messaging.client.id") == Some(name));
         Ok(Language::ALL.iter().all(|language| seen(language.name())).then_some(()))
     })
 }

@@ -24,3 +24,8 @@ fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// A name of this run alone: the daemon sees all of the host's Kafka traffic, another run of these tests too.
+fn unique(name: &str) -> String {
+    format!("{name}-{}", std::process::id())
+}
