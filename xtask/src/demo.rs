@@ -12,10 +12,23 @@ use crate::build::{self, Profile};
 use crate::lab::{Broker, Client, Consume, Distribution, KernelObjects, Language, Produce, Receiver, Scratch, Span, wait_for};
 use crate::step;
 
-const RECORDS: usize = 5;
-/// What each library plays: its topic, its group, and each how-manieth record carries a trace context.
-const SCENES: [(Language, &str, &str, usize); 2] =
-    [(Language::Java, "orders", "billing", 0), (Language::Librdkafka, "payments", "ledger", 2)];
+const RECORDS: usize = 6;
+
+/// An application that produces, and one that consumes.
+struct Scene {
+    language: Language,
+    topic: &'static str,
+    producer: &'static str,
+    consumer: &'static str,
+    group: &'static str,
+    /// Each how-manieth record carries a trace context; 0: none.
+    context_every: usize,
+}
+
+const SCENES: [Scene; 2] = [
+    Scene { language: Language::Java, topic: "orders", producer: "shop", consumer: "billing", group: "invoices", context_every: 0 },
+    Scene { language: Language::Librdkafka, topic: "payments", producer: "till", consumer: "ledger", group: "booking", context_every: 2 },
+];
 
 /// Shows the tracer at work.
 ///
@@ -27,11 +40,11 @@ pub fn run() -> Result<()> {
     }
     let daemon = build::daemon(Profile::Debug)?;
     let distribution = Distribution::ensure(Distribution::NEWEST)?;
-    let clients = SCENES.map(|(language, ..)| Client::ensure(language, &distribution));
+    let clients = SCENES.map(|scene| Client::ensure(scene.language, &distribution));
     let broker = step::step("start a broker", &format!("Apache Kafka {}, one node, on loopback", distribution.version()), || {
         let broker = Broker::start(&distribution)?;
-        for (_, topic, ..) in SCENES {
-            broker.create_topic(topic, 1)?;
+        for scene in SCENES {
+            broker.create_topic(scene.topic, 1)?;
         }
         Ok(broker)
     })?;
@@ -40,7 +53,7 @@ pub fn run() -> Result<()> {
     // The same spans twice: as text for the reader, and as OTLP for the check at the end.
     let receiver = Receiver::start()?;
     let mut tracer = Command::new(daemon);
-    let topics = SCENES.map(|(_, topic, ..)| topic).join(",");
+    let topics = SCENES.map(|scene| scene.topic).join(",");
     tracer.args(["run", "--format", "text", "--log-level", "warn", "--topics", &topics]).stdin(Stdio::null());
     tracer.env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint()).env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json");
     tracer.env("OTEL_METRICS_EXPORTER", "none").env("OTEL_BSP_SCHEDULE_DELAY", "200");
@@ -51,15 +64,20 @@ pub fn run() -> Result<()> {
     })?;
 
     let scratch = Scratch::new("demo")?;
+    let clients = clients.into_iter().collect::<Result<Vec<_>>>()?;
     let mut running = Vec::new();
-    for ((_, topic, group, context_every), client) in SCENES.into_iter().zip(clients) {
-        let client = client?;
-        let name = client.language().name();
-        let consume = Consume { topic, group, records: RECORDS };
-        running.push(client.consume(&broker, scratch.path(), &format!("{name}-consumer"), &consume)?);
+    for (scene, client) in SCENES.iter().zip(&clients) {
+        let consume = Consume { topic: scene.topic, group: scene.group, records: RECORDS };
+        running.push(client.of_service(scene.consumer).consume(&broker, scratch.path(), scene.consumer, &consume)?);
+    }
+    for consumer in &mut running {
+        consumer.process().wait_connected(broker.port())?;
+    }
+    for (scene, client) in SCENES.iter().zip(&clients) {
+        let (topic, context_every) = (scene.topic, scene.context_every);
         let produce =
             Produce { topic, records: RECORDS, codec: "none", context_every, unsampled_every: 0, rate: 2, value_bytes: 100, linger_ms: 0 };
-        running.push(client.produce(&broker, scratch.path(), &format!("{name}-producer"), &produce)?);
+        running.push(client.of_service(scene.producer).produce(&broker, scratch.path(), scene.producer, &produce)?);
     }
     for client in running {
         client.records()?;
@@ -88,7 +106,7 @@ impl Drop for Ended {
 /// Checks that each topic's records were joined, and says what was seen.
 fn explain(spans: &[Span]) -> Result<()> {
     let mut lines = Vec::new();
-    for (language, topic, group, _) in SCENES {
+    for Scene { language, topic, producer, consumer, .. } in SCENES {
         let of = |operation: &str| {
             let matching = spans.iter().filter(|span| span.topic() == Some(topic) && span.operation() == Some(operation));
             matching.cloned().collect::<Vec<Span>>()
@@ -107,7 +125,7 @@ fn explain(spans: &[Span]) -> Result<()> {
         ensure!(joined_count == expected, "of {topic}, {joined_count} of {expected} records are in one trace from produce to fetch");
         let median = times.get(times.len() / 2).with_context(|| format!("no fetch of {topic} tells its end-to-end time"))?;
         lines.push(format!(
-            "  {topic:<9} {name:>10} producer → {name:>10} consumer in group {group:<8} {joined_count} of {expected} records joined, {:.1} ms end to end (median)",
+            "  {topic:<9} {producer:>5} -> {consumer:<8} ({name:<10})  {joined_count} of {expected} records joined, {:.1} ms end to end (median)",
             median * 1e3
         ));
     }

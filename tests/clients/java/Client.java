@@ -10,6 +10,7 @@ import java.util.Properties;
 import java.util.concurrent.Future;
 import java.util.concurrent.ThreadLocalRandom;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
+import org.apache.kafka.clients.consumer.ConsumerRecords;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
@@ -70,7 +71,7 @@ public final class Client {
     }
 
     private static void consume(JsonNode job, Properties settings, StringBuilder lines) {
-        int records = job.get("records").asInt();
+        int wanted = job.get("records").asInt();
         settings.put("group.id", job.get("group").asText());
         settings.putIfAbsent("auto.offset.reset", "earliest");
         settings.putIfAbsent("enable.auto.commit", "false");
@@ -80,17 +81,20 @@ public final class Client {
         int seen = 0;
         try (KafkaConsumer<byte[], byte[]> consumer = new KafkaConsumer<>(settings)) {
             consumer.subscribe(List.of(job.get("topic").asText()));
-            while (seen < records) {
+            while (seen < wanted) {
                 if (System.nanoTime() > deadline) {
-                    throw new IllegalStateException("consumed " + seen + " of " + records + " records in time");
+                    throw new IllegalStateException("consumed " + seen + " of " + wanted + " records in time");
                 }
-                for (ConsumerRecord<byte[], byte[]> record : consumer.poll(Duration.ofMillis(200))) {
+                ConsumerRecords<byte[], byte[]> records = consumer.poll(Duration.ofMillis(200));
+                for (ConsumerRecord<byte[], byte[]> record : records) {
                     Header context = record.headers().lastHeader("traceparent");
                     String text = context == null ? null : new String(context.value(), StandardCharsets.US_ASCII);
                     line(lines, record.partition(), record.offset(), text);
                     seen++;
                 }
-                consumer.commitSync();
+                if (!records.isEmpty()) {
+                    consumer.commitSync();
+                }
             }
         }
     }

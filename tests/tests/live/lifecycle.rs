@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use aya::maps::loaded_maps;
 use aya::programs::loaded_programs;
 use xtask::lab::{Broker, Client, Collector, Distribution, KernelObjects, Language, Produce, Protocol, Scratch, Tracer, wait_for};
@@ -105,11 +105,8 @@ fn a_connection_older_than_the_daemon_is_picked_up() -> Result<()> {
         producers.push((language.name(), client.produce(&broker, scratch.path(), language.name(), &endless)?));
     }
     for (name, producer) in &mut producers {
-        // Connected to the broker: its connection is then older than the daemon.
-        wait_for(&format!("the connection of {name}"), Duration::from_secs(20), || {
-            producer.process().alive()?;
-            Ok((producer.process().cpu_seconds()? > 0.0 && connected(broker.port(), producer.process().pid())).then_some(()))
-        })?;
+        // Its connection is then older than the daemon.
+        producer.process().wait_connected(broker.port()).with_context(|| name.to_owned())?;
     }
     let mut tracer = Tracer::start(&daemon(), scratch.path(), &collector, Protocol::Grpc, &[])?;
     wait_for("spans of all three clients", Duration::from_secs(30), || {
@@ -118,23 +115,6 @@ fn a_connection_older_than_the_daemon_is_picked_up() -> Result<()> {
         let seen = |name: &str| spans.iter().any(|span| span.topic() == Some(&topic) && span.text("messaging.client.id") == Some(name));
         Ok(Language::ALL.iter().all(|language| seen(language.name())).then_some(()))
     })
-}
-
-/// Does a process hold an established connection to a port of loopback?
-fn connected(port: u16, pid: u32) -> bool {
-    let remote = format!(":{port:04X} 01 ");
-    let inodes: Vec<String> = ["tcp", "tcp6"]
-        .iter()
-        .filter_map(|table| fs::read_to_string(format!("/proc/net/{table}")).ok())
-        .flat_map(|text| {
-            let inode = |line: &str| line.split_whitespace().nth(9).map(|inode| format!("socket:[{inode}]"));
-            text.lines().filter(|line| line.contains(&remote)).filter_map(inode).collect::<Vec<_>>()
-        })
-        .collect();
-    let Ok(held) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    held.filter_map(Result::ok)
-        .filter_map(|entry| fs::read_link(entry.path()).ok())
-        .any(|target| inodes.iter().any(|inode| target.as_os_str() == inode.as_str()))
 }
 
 #[test]

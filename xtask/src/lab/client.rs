@@ -44,6 +44,7 @@ pub struct Client {
     language: Language,
     home: PathBuf,
     distribution: Distribution,
+    service: Option<String>,
 }
 
 /// What a producer is to do.
@@ -129,12 +130,18 @@ impl Client {
             Language::Librdkafka => tools::python_package("confluent-kafka", CONFLUENT_KAFKA_VERSION, "a client over librdkafka, by pip")?,
             Language::Go => tools::go_program("go", "a client over franz-go, about 30 s")?,
         };
-        Ok(Self { language, home, distribution: distribution.clone() })
+        Ok(Self { language, home, distribution: distribution.clone(), service: None })
     }
 
     /// Its language.
     pub fn language(&self) -> Language {
         self.language
+    }
+
+    /// The same client as part of an application that calls itself `service`, as OpenTelemetry's variable does.
+    #[must_use]
+    pub fn of_service(&self, service: &str) -> Self {
+        Self { service: Some(service.to_owned()), ..self.clone() }
     }
 
     /// Starts producing; `client_id` is also the name of its files in `dir`.
@@ -204,6 +211,9 @@ impl Client {
             Language::Go => Command::new(&self.home),
         };
         command.arg(serde_json::to_string(job).context("a job is JSON")?);
+        if let Some(service) = &self.service {
+            command.env("OTEL_SERVICE_NAME", service);
+        }
         let process = Process::start(job.client_id, dir, &mut command)?;
         Ok(Running { process, what: format!("{} {}", job.mode, job.topic), limit: Self::TIME_LIMIT + Duration::from_secs(10) })
     }

@@ -86,6 +86,18 @@ impl Process {
         Ok(())
     }
 
+    /// Waits until it holds an established connection to a port of loopback.
+    ///
+    /// # Errors
+    /// If it ends or takes too long.
+    pub fn wait_connected(&mut self, port: u16) -> Result<()> {
+        let what = format!("{} to connect to port {port}", self.name);
+        wait_for(&what, Duration::from_secs(30), || {
+            self.alive()?;
+            Ok(is_connected(self.pid(), port).then_some(()))
+        })
+    }
+
     /// Sends `signal`.
     ///
     /// # Errors
@@ -135,4 +147,17 @@ impl Drop for Process {
 
 fn read(path: &Path) -> String {
     fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}
+
+fn is_connected(pid: u32, port: u16) -> bool {
+    // Columns of the kernel's tables: slot, local, remote, state (01: established), ..., inode.
+    let remote = format!(":{port:04X} 01 ");
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().filter_map(|table| fs::read_to_string(table).ok());
+    let sockets = tables.flat_map(|text| {
+        let socket = |line: &str| line.split_whitespace().nth(9).map(|inode| PathBuf::from(format!("socket:[{inode}]")));
+        text.lines().filter(|line| line.contains(&remote)).filter_map(socket).collect::<Vec<_>>()
+    });
+    let sockets: Vec<PathBuf> = sockets.collect();
+    let Ok(held) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    held.filter_map(Result::ok).filter_map(|entry| fs::read_link(entry.path()).ok()).any(|target| sockets.contains(&target))
 }
