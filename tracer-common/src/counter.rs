@@ -5,9 +5,9 @@
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Counter {
-    /// Events handed over.
+    /// Events with payload that were handed over, or meant to be: what was lost is counted in here too.
     Events = 0,
-    /// Payload bytes handed over.
+    /// Payload bytes of them.
     Bytes = 1,
     /// Sockets that became candidates.
     Candidates = 2,

@@ -12,6 +12,10 @@ pub const BLOCK_BYTES: u32 = 1 << BLOCK_SHIFT;
 /// Most blocks that one segment is cut into: 512 KiB, the longest packet there is (BIG TCP, 512 KiB since Linux 5.19).
 pub const MAX_BLOCKS: u32 = 32;
 
+/// Most blocks of a segment that comes before its connection can be judged: 128 KiB, the longest packet of loopback. The copying loop is
+/// there twice, and this keeps the second cheap for the verifier.
+pub const EARLY_BLOCKS: u32 = 8;
+
 /// Room that the rest of a segment gets in the ring: the smallest class that holds it.
 pub const TAIL_CLASSES: [u32; 4] = [256, 1024, 4096, BLOCK_BYTES];
 

@@ -6,7 +6,7 @@ use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::generated;
 use tracer_common::counter::Counter;
 use tracer_common::event::{DataEvent, EventHeader, Head, Kind, OpenEvent, flag, opening};
-use tracer_common::limits::{BLOCK_BYTES, BLOCK_SHIFT, MAX_BLOCKS};
+use tracer_common::limits::{BLOCK_BYTES, BLOCK_SHIFT};
 use tracer_common::socket::{Socket, flag as socket_flag};
 
 use crate::headers::{self, Packet, tcp_flag};
@@ -101,7 +101,7 @@ fn map(to: &mut [u8; 16], address: u32) {
 
 /// Says that the socket became a candidate, with the bytes that its judgement rests on and that passed before this segment.
 #[inline(always)]
-pub(crate) fn open(sk: *mut bpf_sock, socket: &Socket, header: &EventHeader, head: &Head) {
+pub(crate) fn open(sk: *mut bpf_sock, socket: &Socket, header: &EventHeader, head: &Head, wake: u64) {
     let (mut flags, mut sent_first, mut received_first) = (0, 0, 0);
     let initiator = socket.flags & socket_flag::INITIATOR != 0;
     if initiator || socket.origin != 0 {
@@ -123,7 +123,7 @@ pub(crate) fn open(sk: *mut bpf_sock, socket: &Socket, header: &EventHeader, hea
         }
     }
     count(Counter::Candidates, 1);
-    emit::<OpenEvent>(0, |event| {
+    emit::<OpenEvent>(wake, 0, |event| {
         // SAFETY: `event` is reserved room of its size.
         #[expect(unsafe_code, reason = "ring memory is reached by pointer")]
         unsafe {
@@ -140,8 +140,8 @@ pub(crate) fn open(sk: *mut bpf_sock, socket: &Socket, header: &EventHeader, hea
 
 /// Says that the direction ended.
 #[inline(always)]
-pub(crate) fn close(header: &EventHeader, packet: &Packet) {
-    emit::<EventHeader>(0, |event| {
+pub(crate) fn close(header: &EventHeader, packet: &Packet, wake: u64) {
+    emit::<EventHeader>(wake, 0, |event| {
         // SAFETY: `event` is reserved room of its size.
         #[expect(unsafe_code, reason = "ring memory is reached by pointer")]
         unsafe {
@@ -155,40 +155,43 @@ pub(crate) fn close(header: &EventHeader, packet: &Packet) {
 
 /// Copies the payload: whole blocks, then the rest in the smallest class that holds it.
 #[inline(always)]
-pub(crate) fn data(skb: *mut __sk_buff, header: &EventHeader, packet: &Packet) {
+pub(crate) fn data<const BLOCKS: u32>(skb: *mut __sk_buff, header: &EventHeader, packet: &Packet, wake: u64) {
     let blocks = packet.len >> BLOCK_SHIFT;
+    // All that comes after the loop is worked out before it: the number of blocks is a different constant at each way out of the loop, and
+    // whatever looked at it would be walked once for each.
+    let rest = if blocks < BLOCKS { packet.len & (BLOCK_BYTES - 1) } else { 0 };
+    let offset = packet.len & !(BLOCK_BYTES - 1);
+    if blocks >= BLOCKS {
+        count(Counter::LostTooLongBytes, u64::from(packet.len - (BLOCKS << BLOCK_SHIFT)));
+    }
+    count(Counter::Events, u64::from(blocks) + 1);
+    count(Counter::Bytes, u64::from(packet.len));
     // Everything in the loop comes from `i` alone: values that are carried from round to round make the verifier walk each combination
     // (`offset += BLOCK_BYTES` costs it three times as much as `i << BLOCK_SHIFT`).
     let mut i = 0;
-    while i < MAX_BLOCKS {
+    while i < BLOCKS {
         if i >= blocks {
             break;
         }
-        piece::<{ BLOCK_BYTES as usize }>(skb, header, packet, i << BLOCK_SHIFT, BLOCK_BYTES);
+        piece::<{ BLOCK_BYTES as usize }>(skb, header, packet, i << BLOCK_SHIFT, BLOCK_BYTES, wake);
         i += 1;
     }
-    if blocks >= MAX_BLOCKS {
-        count(Counter::LostTooLongBytes, u64::from(packet.len - (MAX_BLOCKS << BLOCK_SHIFT)));
-        return;
-    }
-    let rest = packet.len & (BLOCK_BYTES - 1);
-    let offset = packet.len - rest;
     if rest == 0 {
     } else if rest <= 256 {
-        piece::<256>(skb, header, packet, offset, rest);
+        piece::<256>(skb, header, packet, offset, rest, wake);
     } else if rest <= 1024 {
-        piece::<1024>(skb, header, packet, offset, rest);
+        piece::<1024>(skb, header, packet, offset, rest, wake);
     } else if rest <= 4096 {
-        piece::<4096>(skb, header, packet, offset, rest);
+        piece::<4096>(skb, header, packet, offset, rest, wake);
     } else {
-        piece::<{ BLOCK_BYTES as usize }>(skb, header, packet, offset, rest);
+        piece::<{ BLOCK_BYTES as usize }>(skb, header, packet, offset, rest, wake);
     }
 }
 
 /// One event with `len` bytes of 1..=`N`, from `offset` of the payload on.
 #[inline(always)]
-fn piece<const N: usize>(skb: *mut __sk_buff, header: &EventHeader, packet: &Packet, offset: u32, len: u32) {
-    emit::<DataEvent<N>>(len, |event| {
+fn piece<const N: usize>(skb: *mut __sk_buff, header: &EventHeader, packet: &Packet, offset: u32, len: u32, wake: u64) {
+    emit::<DataEvent<N>>(wake, len, |event| {
         // SAFETY: `event` is reserved room of its size.
         #[expect(unsafe_code, reason = "ring memory is reached by pointer")]
         let room = unsafe {

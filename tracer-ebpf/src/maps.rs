@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SK_STORAGE;
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use tracer_common::config::Config;
 use tracer_common::counter::{COUNTERS, Counter};
@@ -35,6 +35,10 @@ pub(crate) static PORTS: HashMap<u32, u32, { limits::MAX_PORT_RULES as usize }, 
 /// never takes its verdict.
 #[btf_map]
 pub(crate) static VERDICTS: LruHashMap<u64, u32, { limits::MAX_VERDICTS as usize }> = LruHashMap::new();
+
+/// At index 0 the program for listeners' packets.
+#[btf_map]
+pub(crate) static EARLY: ProgramArray<1> = ProgramArray::new();
 
 /// Counters by [`Counter`].
 #[btf_map]

@@ -10,24 +10,23 @@ use tracer_common::counter::Counter;
 
 use crate::maps::{RING, SLEEPING, count};
 
-/// Reserves room for a `T`, lets `fill` write it, and hands it over. `bytes` is the payload that is lost when there is no room.
+/// Reserves room for a `T`, lets `fill` write it, and hands it over with the flags of [`wake_up`]. `bytes` is the payload that is lost when
+/// there is no room.
 #[inline(always)]
-pub(crate) fn emit<T: 'static>(bytes: u32, fill: impl FnOnce(*mut T)) {
+pub(crate) fn emit<T: 'static>(flags: u64, bytes: u32, fill: impl FnOnce(*mut T)) {
     let Some(mut entry): Option<RingBufEntry<T>> = RING.reserve_untyped::<T>(0) else {
         count(Counter::LostRingFull, 1);
         count(Counter::LostRingFullBytes, u64::from(bytes));
         return;
     };
     fill(MaybeUninit::as_mut_ptr(&mut entry));
-    entry.submit(wake_up());
-    count(Counter::Events, 1);
-    count(Counter::Bytes, u64::from(bytes));
+    entry.submit(flags);
 }
 
-/// The flags of a submit. The kernel's own rule wakes the reader for nearly every event when it keeps up, which halves the speed of what
-/// is observed; so the reader looks by itself, and asks to be woken only after a while without events.
+/// The flags of the submits of one packet. The kernel's own rule wakes the reader for nearly every event when it keeps up, which halves the
+/// speed of what is observed; so the reader looks by itself, and asks to be woken only after a while without events.
 #[inline(always)]
-fn wake_up() -> u64 {
+pub(crate) fn wake_up() -> u64 {
     let Some(sleeping) = SLEEPING.get_ptr_mut(0) else {
         return u64::from(BPF_RB_NO_WAKEUP);
     };

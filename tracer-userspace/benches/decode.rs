@@ -34,19 +34,31 @@ fn main() {
     println!("{:<28} {:>10} {:>10} {:>10} {:>10} {:>12} {:>12}", "", "ns/record", "ns/record", "GB/s", "Mrec/s", "memcpy", "contexts");
     for value_bytes in [100, 1_024, 10_240] {
         for traced in [false, true] {
-            measure(value_bytes, traced, 0);
+            measure(value_bytes, Values::Half, traced, 0);
         }
     }
     for codec in 1..=4 {
-        measure(1_024, false, codec);
+        measure(1_024, Values::Half, false, codec);
     }
     for codec in 1..=4 {
-        measure(100, true, codec);
+        measure(100, Values::Half, true, codec);
+    }
+    for codec in 1..=4 {
+        measure(1_024, Values::Random, false, codec);
     }
 }
 
-fn measure(value_bytes: usize, traced: bool, codec: u8) {
-    let input = Input::new(value_bytes, traced, codec);
+/// What values are made of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Values {
+    /// Eight random bytes, eight that are always the same, and so on.
+    Half,
+    /// Random bytes: encrypted, or compressed by the application.
+    Random,
+}
+
+fn measure(value_bytes: usize, values: Values, traced: bool, codec: u8) {
+    let input = Input::new(value_bytes, values, traced, codec);
     let mut scratch = Scratch::default();
     let propagators = Propagators::default();
     let mut copy = vec![0_u8; input.bytes.len()];
@@ -143,9 +155,14 @@ struct Input {
 }
 
 impl Input {
-    fn new(value_bytes: usize, traced: bool, codec: u8) -> Self {
+    fn new(value_bytes: usize, values: Values, traced: bool, codec: u8) -> Self {
         let names = ["none", "gzip", "snappy", "lz4", "zstd"];
-        let name = format!("{value_bytes} B, {}{}", names.get(usize::from(codec)).unwrap(), if traced { ", traceparent" } else { "" });
+        let name = format!(
+            "{value_bytes} B, {}{}{}",
+            names.get(usize::from(codec)).unwrap(),
+            if traced { ", traceparent" } else { "" },
+            if values == Values::Random { ", random" } else { "" }
+        );
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
         let per_batch = (BATCH_BYTES / (value_bytes + 40)).max(4);
         let mut input = Self { name, bytes: Vec::new(), records: 0, plain_bytes: 0 };
@@ -158,7 +175,7 @@ impl Input {
             if made.len() < 16 {
                 let mut plain = Vec::new();
                 for delta in 0..per_batch {
-                    record(&mut plain, delta, value_bytes, traced, &mut random);
+                    record(&mut plain, delta, (value_bytes, values), traced, &mut random);
                 }
                 made.push(batch(codec, per_batch, &plain));
             }
@@ -180,7 +197,7 @@ fn varint(out: &mut Vec<u8>, value: usize) {
 }
 
 /// A record with a key, a value half of which compresses, and perhaps a trace context.
-fn record(out: &mut Vec<u8>, delta: usize, value_bytes: usize, traced: bool, random: &mut u64) {
+fn record(out: &mut Vec<u8>, delta: usize, (value_bytes, values): (usize, Values), traced: bool, random: &mut u64) {
     let mut body = vec![0];
     varint(&mut body, delta * 3);
     varint(&mut body, delta);
@@ -193,7 +210,9 @@ fn record(out: &mut Vec<u8>, delta: usize, value_bytes: usize, traced: bool, ran
         *random ^= *random >> 7;
         *random ^= *random << 17;
         body.extend(random.to_be_bytes());
-        body.extend(b"\"field\":");
+        if values == Values::Half {
+            body.extend(b"\"field\":");
+        }
     }
     body.truncate(end);
     varint(&mut body, usize::from(traced));

@@ -933,6 +933,71 @@ mod tests {
         assert_eq!(*owner.judged.borrow(), [(5000, HEAD_BYTES, true), (9, 1, true), (0x9ee, 0, false)]);
     }
 
+    /// Needs so many bytes of a head, then says yes to what begins with `#` and no to all else.
+    struct Slow {
+        wanted_bytes: usize,
+        lost_bytes: u64,
+        frames: Vec<usize>,
+        starts: std::cell::RefCell<Vec<bool>>,
+    }
+
+    impl FrameOwner for Slow {
+        fn judge(&self, candidate: Candidate<'_>) -> Plausible {
+            self.starts.borrow_mut().push(candidate.at_piece_start);
+            match candidate.head.first() {
+                _ if candidate.head.len() < self.wanted_bytes => Plausible::NeedMore,
+                Some(b'#') => Plausible::Yes,
+                _ => Plausible::No,
+            }
+        }
+
+        fn on_frame_event(&mut self, event: FrameEvent<'_>) -> Next {
+            match event {
+                FrameEvent::Frame(frame) => self.frames.push(frame.payload.len()),
+                FrameEvent::Lost { bytes, .. } => self.lost_bytes += bytes,
+                FrameEvent::LostSync { .. } | FrameEvent::Resumed { .. } => {}
+            }
+            Next::Continue
+        }
+    }
+
+    fn slow(wanted_bytes: usize, pieces: &[&[u8]]) -> Slow {
+        let mut owner = Slow { wanted_bytes, lost_bytes: 0, frames: Vec::new(), starts: std::cell::RefCell::default() };
+        let mut framer = Framer::starts_midway(FrameLimits { max_frame_bytes: 1000, ..LIMITS });
+        for bytes in pieces {
+            framer.push(Piece::Bytes { time: Timestamp::ZERO, bytes }, &mut owner);
+            assert!(framer.is_synchronised() || framer.buffer.len() < SIZE_BYTES + HEAD_BYTES);
+        }
+        framer.finish(Timestamp::ZERO, &mut owner);
+        owner
+    }
+
+    #[test]
+    fn a_judge_that_never_has_enough_gets_a_head_and_no_more() {
+        let pieces = [&[0; 3000][..], &[1, 0, 0, 9, 9, 9], &[0; 3000]];
+        let owner = slow(usize::MAX, &pieces);
+        assert_eq!((owner.lost_bytes, owner.frames), (6006, vec![]));
+    }
+
+    #[test]
+    fn a_judge_that_needs_a_long_head_gets_it_over_several_pieces() {
+        let frame = framed(&[b'#'; 600]);
+        let stream = [b"xy".to_vec(), frame.clone(), frame].concat();
+        for cut in 0..stream.len() {
+            let owner = slow(400, &[&stream[..cut], &stream[cut..]]);
+            assert_eq!((owner.lost_bytes, owner.frames), (2, vec![600, 600]), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn what_waits_from_a_pieces_middle_is_no_pieces_start_later() {
+        // The byte before the size is dropped; what waits is judged again when there is more.
+        let owner = slow(2, &[&[0xff, 0, 0, 0, 9], b"#", b"#"]);
+        assert_eq!(*owner.starts.borrow(), [false, false, false]);
+        let owner = slow(2, &[&[0xff], &[0, 0, 0, 9], b"#", b"#"]);
+        assert_eq!(*owner.starts.borrow(), [true, true, true]);
+    }
+
     /// A frame: text length and fill; what was lost of the stream; where it is cut.
     fn frames() -> impl Strategy<Value = Vec<(usize, u8)>> {
         prop::collection::vec((0_usize..60, b'a'..=b'z'), 1..20)

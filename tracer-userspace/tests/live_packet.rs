@@ -592,3 +592,21 @@ fn the_time_of_an_event_is_wall_time() {
     let delay = recorder.seen.delays[0];
     assert!(delay < Duration::from_secs(2), "{delay:?}");
 }
+
+#[test]
+#[ignore = "needs root: `cargo xtask test`"]
+fn the_verifier_needs_a_fraction_of_what_it_allows() {
+    let _turn = harness::turn();
+    let started = Instant::now();
+    let _recorder = Recorder::start();
+    let took = started.elapsed();
+    let ours = held_by(std::process::id(), "prog_id");
+    let counts: Vec<_> = aya::programs::loaded_programs()
+        .filter_map(Result::ok)
+        .filter(|program| ours.contains(&program.id()))
+        .filter_map(|program| Some((program.name_as_str()?.to_owned(), program.verified_instruction_count()?)))
+        .collect();
+    println!("started in {took:?}: {counts:?}");
+    // It gives up at a million; before that, a busy host waits for seconds.
+    assert!(counts.iter().all(|(_, instructions)| *instructions < 100_000), "{counts:?}");
+}

@@ -3,21 +3,23 @@
 //! Egress runs before segmentation, ingress after reassembly (GRO) and before the socket's own checks; packets that are only forwarded
 //! have no socket and are never seen. Kernel: `__cgroup_bpf_run_filter_skb` (kernel/bpf/cgroup.c). Both return 1 always: pass.
 
+use core::hint::black_box;
+
 use aya_ebpf::bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
 use aya_ebpf::helpers::generated;
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
-use tracer_common::config::{Config, PortRule};
+use tracer_common::config::PortRule;
 use tracer_common::counter::Counter;
 use tracer_common::event::{EventHeader, Head, direction, flag as event_flag};
 use tracer_common::judge;
-use tracer_common::limits::HEAD_BYTES;
+use tracer_common::limits::{EARLY_BLOCKS, HEAD_BYTES, MAX_BLOCKS};
 use tracer_common::socket::{Socket, State, flag};
 
 use crate::filter::Judgement;
 use crate::headers::{self, Packet, tcp_flag};
-use crate::maps::{CONFIG, SOCKETS, count};
-use crate::{capture, filter};
+use crate::maps::{CONFIG, EARLY, SOCKETS, count};
+use crate::{capture, filter, transport};
 
 /// `BPF_TCP_LISTEN`.
 const LISTEN: u32 = 10;
@@ -46,62 +48,73 @@ fn see(skb: *mut __sk_buff, sent: bool) {
     if packet.len == 0 && !ends && packet.flags & tcp_flag::SYN == 0 {
         return;
     }
+    let packet = packet.forgotten();
     let Some(sk) = socket_of(skb) else { return };
     let Some(config) = CONFIG.get(0) else { return };
-    // SAFETY: checked for null.
-    #[expect(unsafe_code, reason = "the socket is a pointer")]
-    let is_listener = unsafe { (*sk).state } == LISTEN;
-    let Some(socket) = storage(sk, is_listener || packet.len != 0) else { return };
+    if is_listener(sk) {
+        if !sent {
+            // In a program of its own: in one, the verifier walks this one's paths for each of that one's.
+            // SAFETY: the map holds a program of this type, or nothing: then the call fails, and the packet is passed over.
+            #[expect(unsafe_code, reason = "a helper")]
+            unsafe {
+                EARLY.tail_call(&SkBuffContext::new(skb), 0);
+            }
+        }
+        return;
+    }
     // One of each for all paths: the program's stack has 512 bytes.
     let mut header = EventHeader { direction: if sent { direction::SENT } else { direction::RECEIVED }, ..EventHeader::default() };
     let mut head = Head::default();
-    if is_listener {
-        if sent || !see_early(skb, socket, &packet, config, &mut header, &mut head) {
+    let Some(socket) = storage(sk, packet.len != 0) else { return };
+    filter::take_verdict(skb, socket, config);
+    if socket.state == State::Ignored as u32 {
+        return;
+    }
+    let mut judgement = Judgement::Other;
+    if socket.state == State::Unknown as u32 {
+        if packet.len == 0 {
             return;
         }
-    } else {
-        filter::take_verdict(skb, socket, config);
-        if socket.state == State::Ignored as u32 {
-            return;
-        }
-        let mut judgement = Judgement::Other;
-        if socket.state == State::Unknown as u32 {
-            if packet.len == 0 {
-                return;
-            }
-            judgement = filter::judge(skb, sk, socket, &packet, config, sent, &mut head);
-            match judgement {
-                Judgement::Other => return,
-                Judgement::Kafka => socket.state = State::Candidate as u32,
-                Judgement::Overtook => {
-                    count(Counter::Overtook, 1);
-                    header.flags = event_flag::OVERTOOK;
-                }
-            }
-        }
-        capture::describe(&mut header, skb, sk, socket, &packet);
-        if judgement == Judgement::Kafka {
-            capture::open(sk, socket, &header, &head);
-            trace(skb, "a socket became a candidate");
+        judgement = filter::judge(skb, sk, socket, &packet, config, sent, &mut head);
+        match judgement {
+            Judgement::Other => return,
+            Judgement::Kafka => socket.state = State::Candidate as u32,
+            Judgement::Overtook => {}
         }
     }
-    capture::data(skb, &header, &packet);
-    if ends && !is_listener && header.flags == 0 {
-        capture::close(&header, &packet);
+    capture::describe(&mut header, skb, sk, socket, &packet);
+    let wake = transport::wake_up();
+    if judgement == Judgement::Overtook {
+        count(Counter::Overtook, 1);
+        header.flags = event_flag::OVERTOOK;
+        capture::data::<EARLY_BLOCKS>(skb, &header, &packet, wake);
+        return;
+    }
+    if judgement == Judgement::Kafka {
+        capture::open(sk, socket, &header, &head, wake);
+        trace(skb, "a socket became a candidate");
+    }
+    capture::data::<MAX_BLOCKS>(skb, &header, &packet, wake);
+    // Not `ends`: the verifier would walk the copying above once for each of its values.
+    if black_box(packet.flags) & (tcp_flag::FIN | tcp_flag::RST) != 0 {
+        capture::close(&header, &packet, wake);
     }
 }
 
-/// A listener's packet: a SYN, or data that came before the connection's own socket existed (deferred accept, fast open, or the last
-/// packet of the handshake was lost or overtaken). Whether there is data to hand over.
+/// A packet comes to a listener: a SYN, or data that came before the connection's own socket existed (deferred accept, fast open, or the
+/// last packet of the handshake was lost or overtaken). Called by [`packet_ingress`].
+#[cgroup_skb(ingress)]
+pub(crate) fn packet_early(ctx: SkBuffContext) -> i32 {
+    see_early(ctx.skb.skb);
+    PASS
+}
+
 #[inline(always)]
-fn see_early(
-    skb: *mut __sk_buff,
-    listener: &mut Socket,
-    packet: &Packet,
-    config: &Config,
-    header: &mut EventHeader,
-    head: &mut Head,
-) -> bool {
+fn see_early(skb: *mut __sk_buff) {
+    let Some(packet) = headers::tcp(skb) else { return };
+    let packet = packet.forgotten();
+    let (Some(sk), Some(config)) = (socket_of(skb), CONFIG.get(0)) else { return };
+    let Some(listener) = storage(sk, true) else { return };
     if listener.origin == 0 {
         // SAFETY: `skb` is the program's context.
         #[expect(unsafe_code, reason = "a helper")]
@@ -109,33 +122,43 @@ fn see_early(
         listener.origin = cookie;
     }
     if packet.len == 0 {
-        return false;
+        return;
     }
     count(Counter::BeforeAccept, 1);
-    if !capture::describe_early(header, skb, packet) {
-        return false;
+    let mut header = EventHeader { direction: direction::RECEIVED, ..EventHeader::default() };
+    if !capture::describe_early(&mut header, skb, &packet) {
+        return;
     }
     let rule = if config.has_port_rules == 0 { None } else { filter::port_rule(u32::from(header.local_port), u32::from(header.peer_port)) };
-    if rule == Some(PortRule::Exclude as u32) || rule.is_none() && !can_be_kafka(skb, packet, head) {
-        return false;
+    if rule == Some(PortRule::Exclude as u32) || rule.is_none() && !can_be_kafka(skb, &packet) {
+        return;
     }
     // The socket that this data belongs to gets the flag with the rest of the storage when the kernel makes it.
     if listener.flags & flag::EXPECTED == 0 {
         listener.flags |= flag::EXPECTED;
     }
-    true
+    capture::data::<EARLY_BLOCKS>(skb, &header, &packet, transport::wake_up());
 }
 
 /// Judges what there is: a listener's data cannot be gathered, as it belongs to many connections.
 #[inline(always)]
-fn can_be_kafka(skb: *mut __sk_buff, packet: &Packet, head: &mut Head) -> bool {
+fn can_be_kafka(skb: *mut __sk_buff, packet: &Packet) -> bool {
     if packet.len >= HEAD_BYTES {
-        return filter::is_kafka(skb, packet, false, head);
+        return filter::is_kafka(skb, packet, false, &mut Head::default());
     }
     if packet.len >= 4 {
         return headers::load::<[u8; 4]>(skb, packet.payload).is_some_and(|size| judge::is_request_size(u32::from_be_bytes(size)));
     }
     true
+}
+
+#[inline(always)]
+fn is_listener(sk: *mut bpf_sock) -> bool {
+    // SAFETY: a full socket, checked for null.
+    #[expect(unsafe_code, reason = "the socket is a pointer")]
+    unsafe {
+        (*sk).state == LISTEN
+    }
 }
 
 /// The packet's full socket. None for packets without one, and for those of half-open and already closed connections.

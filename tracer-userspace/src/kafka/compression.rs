@@ -79,10 +79,18 @@ impl Decompressor {
     ///
     /// # Errors
     /// When the output would be larger than `max_bytes` or the input is not what `codec` writes.
-    pub fn decompress(&mut self, codec: Codec, compressed: &[u8], max_bytes: usize) -> Result<&[u8], CompressionError> {
+    pub fn decompress<'r>(&'r mut self, codec: Codec, compressed: &'r [u8], max_bytes: usize) -> Result<&'r [u8], CompressionError> {
         self.plain.start(max_bytes);
+        let stored = match codec {
+            Codec::None => Some(compressed),
+            Codec::Lz4 => lz4_stored(compressed),
+            Codec::Gzip | Codec::Snappy | Codec::Zstd | Codec::Unknown(_) => None,
+        };
+        if let Some(stored) = stored.filter(|stored| stored.len() <= max_bytes) {
+            return Ok(stored);
+        }
         let done = match codec {
-            Codec::None => self.plain.push(compressed),
+            Codec::None => Err(Fault::TooLarge),
             Codec::Gzip => self.gzip(compressed),
             Codec::Snappy => self.snappy(compressed),
             Codec::Lz4 => lz4(compressed, &mut self.plain),
@@ -107,8 +115,11 @@ impl Decompressor {
         let mut input = compressed;
         // Members may follow each other, as `gzip` itself has it.
         while !input.is_empty() {
-            let at = compressed.len() - input.len();
-            input = skip_gzip_header(input).ok_or(Fault::Malformed(at, "no gzip header"))?;
+            input = match skip_gzip_header(input) {
+                Some(rest) => rest,
+                None if input.len() == compressed.len() => return Err(Fault::Malformed(0, "no gzip header")),
+                None => return Ok(()), // what Java's reader passes over behind a member
+            };
             let inflate = self.inflate.get_or_insert_with(|| Decompress::new(false));
             inflate.reset(false);
             loop {
@@ -285,32 +296,65 @@ fn skip_gzip_header(input: &[u8]) -> Option<&[u8]> {
     if flags & HEADER_CRC != 0 { rest.get(2..) } else { Some(rest) }
 }
 
-/// lz4 frames, one after another. The header's checksum is not looked at: Java's clients up to 0.9 compute it over the wrong
-/// bytes (KAFKA-3160), and a batch has a CRC of its own. Blocks may refer to the ones before.
-fn lz4(compressed: &[u8], plain: &mut Plain) -> Result<(), Fault> {
-    const FRAME: [u8; 4] = 0x184D_2204_u32.to_le_bytes();
+/// What begins an lz4 frame.
+struct Lz4Header {
+    flags: u8,
+    /// The most that a block may hold.
+    block_bytes: usize,
+}
+
+impl Lz4Header {
     const CONTENT_CHECKSUM: u8 = 1 << 2;
-    const CONTENT_SIZE: u8 = 1 << 3;
     const BLOCK_CHECKSUM: u8 = 1 << 4;
-    const DICTIONARY_ID: u8 = 1;
     const INDEPENDENT: u8 = 1 << 5;
-    let mut input = compressed;
-    while !input.is_empty() {
-        let at = compressed.len() - input.len();
-        let early = Fault::Malformed(at, "it ends too early");
-        let Some((&[magic @ .., flags, blocks], rest)) = input.split_first_chunk::<6>() else { return Err(early) };
+
+    const fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// The header, and what follows it; else why it is none.
+    fn read(input: &[u8]) -> Result<(Self, &[u8]), &'static str> {
+        const FRAME: [u8; 4] = 0x184D_2204_u32.to_le_bytes();
+        const CONTENT_SIZE: u8 = 1 << 3;
+        const DICTIONARY_ID: u8 = 1;
+        const EARLY: &str = "it ends too early";
+        let (&[magic @ .., flags, blocks], rest) = input.split_first_chunk::<6>().ok_or(EARLY)?;
         if magic != FRAME || flags >> 6 != 1 {
-            return Err(Fault::Malformed(at, "no lz4 frame"));
+            return Err("no lz4 frame");
         }
-        let block_bytes: usize = match blocks >> 4 & 7 {
+        let block_bytes = match blocks >> 4 & 7 {
             4 => 64 << 10,
             5 => 256 << 10,
             6 => 1 << 20,
             7 => 4 << 20,
-            _ => return Err(Fault::Malformed(at, "no lz4 block size")),
+            _ => return Err("no lz4 block size"),
         };
         let optional = if flags & CONTENT_SIZE == 0 { 0 } else { 8 } + if flags & DICTIONARY_ID == 0 { 0 } else { 4 };
-        input = rest.get(optional + 1..).ok_or(early)?;
+        Ok((Self { flags, block_bytes }, rest.get(optional + 1..).ok_or(EARLY)?))
+    }
+}
+
+/// The content of an lz4 frame that is one block which did not compress: it lies there as it is. Batches of encrypted or
+/// already compressed values are such frames.
+fn lz4_stored(compressed: &[u8]) -> Option<&[u8]> {
+    let (header, rest) = Lz4Header::read(compressed).ok()?;
+    let (size, rest) = rest.split_first_chunk::<4>()?;
+    let size = u32::from_le_bytes(*size);
+    let (block, rest) = rest.split_at_checked(usize::try_from(size & 0x7fff_ffff).ok()?)?;
+    let checksums = if header.has(Lz4Header::BLOCK_CHECKSUM) { 4 } else { 0 } + if header.has(Lz4Header::CONTENT_CHECKSUM) { 4 } else { 0 };
+    let is_alone = size & 0x8000_0000 != 0 && block.len() <= header.block_bytes && rest.len() == 4 + checksums;
+    let end_mark = rest.get(if header.has(Lz4Header::BLOCK_CHECKSUM) { 4..8 } else { 0..4 })?;
+    (is_alone && end_mark == [0; 4]).then_some(block)
+}
+
+/// lz4 frames, one after another. The header's checksum is not looked at: Java's clients up to 0.9 compute it over the wrong
+/// bytes (KAFKA-3160), and a batch has a CRC of its own. Blocks may refer to the ones before.
+fn lz4(compressed: &[u8], plain: &mut Plain) -> Result<(), Fault> {
+    let mut input = compressed;
+    while !input.is_empty() {
+        let at = compressed.len() - input.len();
+        let (header, rest) = Lz4Header::read(input).map_err(|why| Fault::Malformed(at, why))?;
+        input = rest;
         let frame_start = plain.used;
         loop {
             let at = compressed.len() - input.len();
@@ -318,20 +362,20 @@ fn lz4(compressed: &[u8], plain: &mut Plain) -> Result<(), Fault> {
             let (size, rest) = input.split_first_chunk::<4>().ok_or_else(early)?;
             let size = u32::from_le_bytes(*size);
             if size == 0 {
-                input = rest.get(if flags & CONTENT_CHECKSUM == 0 { 0 } else { 4 }..).ok_or_else(early)?;
+                input = rest.get(if header.has(Lz4Header::CONTENT_CHECKSUM) { 4 } else { 0 }..).ok_or_else(early)?;
                 break;
             }
             let stored = usize::try_from(size & 0x7fff_ffff).map_err(|_| early())?;
             let (block, rest) = rest.split_at_checked(stored).ok_or_else(early)?;
-            input = rest.get(if flags & BLOCK_CHECKSUM == 0 { 0 } else { 4 }..).ok_or_else(early)?;
+            input = rest.get(if header.has(Lz4Header::BLOCK_CHECKSUM) { 4 } else { 0 }..).ok_or_else(early)?;
             if size & 0x8000_0000 != 0 {
-                if stored > block_bytes {
+                if stored > header.block_bytes {
                     return Err(Fault::Malformed(at, "a block is larger than its frame allows"));
                 }
                 plain.push(block)?;
             } else {
-                let history = if flags & INDEPENDENT == 0 { plain.used - frame_start } else { 0 };
-                lz4_block(block, block_bytes, history, plain, at)?;
+                let history = if header.has(Lz4Header::INDEPENDENT) { 0 } else { plain.used - frame_start };
+                lz4_block(block, header.block_bytes, history, plain, at)?;
             }
         }
     }
@@ -429,5 +473,29 @@ fn zstd_frame(decoder: &mut FrameDecoder, input: &mut &[u8], plain: &mut Plain) 
             return Ok(());
         }
         left = left.checked_sub(STEP_BYTES).ok_or(Fault::TooLarge)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_did_not_compress_is_not_copied() {
+        let noise: Vec<u8> = (0..=255).collect();
+        let mut frame = vec![0x04, 0x22, 0x4d, 0x18, 0x60, 0x40, 0x82];
+        frame.extend((256_u32 | 1 << 31).to_le_bytes());
+        frame.extend(&noise);
+        frame.extend([0; 4]);
+        let mut decompressor = Decompressor::default();
+        let plain = decompressor.decompress(Codec::Lz4, &frame, 256).unwrap();
+        assert_eq!((plain, plain.as_ptr()), (&noise[..], frame[11..].as_ptr()));
+        assert_eq!(decompressor.buffer_bytes(), 0);
+        let error = decompressor.decompress(Codec::Lz4, &frame, 255).unwrap_err();
+        assert_eq!(error, CompressionError::TooLarge { codec: "lz4", compressed_bytes: frame.len(), max_bytes: 255 });
+        for end in 0..frame.len() {
+            let cut = decompressor.decompress(Codec::Lz4, &frame[..end], 256);
+            assert!(end == 0 || matches!(cut, Err(CompressionError::Malformed { .. })), "{end}: {cut:?}");
+        }
     }
 }

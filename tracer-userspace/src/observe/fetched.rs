@@ -268,7 +268,8 @@ impl<'a> Aborted<'a> {
     }
 
     fn marker(&mut self, kind: ControlKind, producer_id: i64) {
-        if kind == ControlKind::Abort {
+        // The first marker behind an aborted transaction's start is its own: one that cannot be read ends it as well.
+        if matches!(kind, ControlKind::Abort | ControlKind::Unreadable) {
             self.open.remove(&producer_id);
         }
     }

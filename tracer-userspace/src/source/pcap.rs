@@ -316,6 +316,18 @@ mod tests {
     const LITTLE: Order = Order { big: false };
     const BIG: Order = Order { big: true };
 
+    #[test]
+    fn the_end_lies_behind_what_the_capture_cut() {
+        let fin = packet(1, 100, 0x19, b"the end");
+        let file = [LITTLE.section(), LITTLE.interface(101, 0, &[]), LITTLE.enhanced(0, 0, &fin[..43], fin.len())].concat();
+        let texts = |file: &[u8]| read(file).0.into_iter().map(|(_, text)| text).collect::<Vec<_>>();
+        assert_eq!(texts(&file), ["> 100 the +4", "> close 107"]);
+        // Some tools write a length on the wire of 0.
+        let fin = packet(1, 100, 0x19, b"the end");
+        let file = [LITTLE.section(), LITTLE.interface(101, 0, &[]), LITTLE.enhanced(0, 0, &fin, 0)].concat();
+        assert_eq!(texts(&file), ["> 100 the end +0", "> close 107"]);
+    }
+
     /// Everything a file says: (nanoseconds, event), and how it ended.
     fn read(file: &[u8]) -> (Vec<(u64, String)>, Result<PcapCounters, PcapError>) {
         let mut events = Vec::new();

@@ -35,6 +35,8 @@ pub enum ControlKind {
     Commit,
     /// Another kind, of `KRaft`'s own log.
     Other(i16),
+    /// Its record was not captured, or is none: a marker all the same, and no message.
+    Unreadable,
 }
 
 impl<'a> Batch<'a> {
@@ -60,20 +62,25 @@ impl<'a> Batch<'a> {
         Some(crc32c::crc32c(self.whole.bytes.get(CRC_FROM..)?) == self.header.crc)
     }
 
-    /// What a control batch says; `None` for a batch of messages, or when it cannot be read.
+    /// What a control batch says; `None` for a batch of messages.
     pub fn control_kind(&self) -> Option<ControlKind> {
         if !self.header.control || self.header.magic < 2 {
             return None;
         }
+        Some(self.control_type().map_or(ControlKind::Unreadable, |kind| match kind {
+            0 => ControlKind::Abort,
+            1 => ControlKind::Commit,
+            other => ControlKind::Other(other),
+        }))
+    }
+
+    /// The type in the key of a control batch's record, behind its version.
+    fn control_type(&self) -> Option<i16> {
         // Control batches are never compressed: there is nothing to gain.
         let mut records = Records::of_batch(self.header.clone(), self.whole.part(BATCH_OVERHEAD, self.body_bytes()));
         let key = records.next()?.ok()?.key?;
         let (_version, kind) = key.split_first_chunk::<2>()?;
-        match i16::from_be_bytes(*kind.first_chunk()?) {
-            0 => Some(ControlKind::Abort),
-            1 => Some(ControlKind::Commit),
-            other => Some(ControlKind::Other(other)),
-        }
+        Some(i16::from_be_bytes(*kind.first_chunk()?))
     }
 
     /// Bytes of the records as stored, compressed or not.
@@ -102,7 +109,7 @@ impl<'a> Batch<'a> {
 }
 
 /// Decompresses a whole payload; one with a gap is not guessed at.
-pub(super) fn decompress<'r>(body: Payload<'_>, codec: Codec, scratch: &'r mut Scratch, limits: Limits) -> Result<&'r [u8], RecordsError> {
+pub(super) fn decompress<'r>(body: Payload<'r>, codec: Codec, scratch: &'r mut Scratch, limits: Limits) -> Result<&'r [u8], RecordsError> {
     if !body.is_whole() {
         let bytes = body.declared_bytes;
         return Err(RecordsError::NotCaptured { bytes, missing_bytes: bytes.saturating_sub(body.good_bytes()) });

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use aya::maps::Map;
+use aya::maps::{Map, ProgramArray};
 use aya::programs::links::CgroupAttachMode;
 use aya::programs::{CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader};
@@ -20,6 +20,9 @@ const OLDEST_KERNEL: (u32, u32) = (5, 8);
 /// Programs that see packets.
 const PACKET_PROGRAMS: [(&str, CgroupSkbAttachType); 2] =
     [("packet_egress", CgroupSkbAttachType::Egress), ("packet_ingress", CgroupSkbAttachType::Ingress)];
+
+/// The program that `packet_ingress` goes on with for packets of listeners.
+const EARLY_PROGRAM: &str = "packet_early";
 
 /// Programs that tell who owns a socket. Attached first, so that no connection comes before its owner.
 const OWNER_PROGRAMS: [&str; 4] = ["owner_connect4", "owner_connect6", "owner_peer4", "owner_peer6"];
@@ -66,6 +69,14 @@ pub(super) fn attach(ebpf: &mut Ebpf, root: &Root) -> Result<(), StartError> {
     for (name, _) in PACKET_PROGRAMS {
         packet_program(ebpf, name)?.load().map_err(|error| refused(name, error))?;
     }
+    packet_program(ebpf, EARLY_PROGRAM)?.load().map_err(|error| refused(EARLY_PROGRAM, error))?;
+    let early = packet_program(ebpf, EARLY_PROGRAM)?.fd().map_err(|error| refused(EARLY_PROGRAM, error))?.try_clone();
+    let early = early.map_err(|source| StartError::System { what: "copy a program's descriptor", source })?;
+    // Borrowed, not taken: the kernel empties the map when its last descriptor is closed.
+    let map = ebpf.map_mut("EARLY").ok_or(StartError::Object { what: "EARLY" })?;
+    ProgramArray::try_from(map)
+        .and_then(|mut map| map.set(0, &early, 0))
+        .map_err(|error| StartError::Map { map: "EARLY", reason: chain(&error) })?;
     for name in OWNER_PROGRAMS {
         let attached = owner_program(ebpf, name)?.attach(&root.directory, CgroupAttachMode::Single);
         attached.map_err(|error| not_attached(name, root, error))?;
@@ -96,7 +107,7 @@ where
 
 /// Names of all programs of the object.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    OWNER_PROGRAMS.into_iter().chain(PACKET_PROGRAMS.into_iter().map(|(name, _)| name))
+    OWNER_PROGRAMS.into_iter().chain(PACKET_PROGRAMS.into_iter().map(|(name, _)| name)).chain([EARLY_PROGRAM])
 }
 
 /// An error and what it comes from, in one line.
