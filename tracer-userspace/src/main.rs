@@ -5,7 +5,8 @@
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use tracer_userspace::daemon::without_empty_variables;
 #[cfg(feature = "live")]
 use tracer_userspace::daemon::{Ended, RunArgs, run};
 use tracer_userspace::replay::{ReplayArgs, ReplayError, ReplayStatus, replay};
@@ -27,19 +28,35 @@ enum Command {
     /// (what was good before the damage is listed all the same).
     Replay(ReplayArgs),
 
+    #[cfg(feature = "live")]
     /// Watch the Kafka connections of this host, and tell what happens by OTLP or as text
     ///
     /// Needs root (or CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_PTRACE), Linux 5.8 and cgroup v2. Spans are printed unless
     /// OTEL_EXPORTER_OTLP_ENDPOINT says where to send them. Exit status: 0 when all was delivered, 1 when it could not start or
     /// capture failed, 3 when it ended with spans undelivered.
-    #[cfg(feature = "live")]
     Run(Box<RunArgs>),
+
+    #[cfg(not(feature = "live"))]
+    /// Not in this build, which was made without live capture: `cargo xtask build` makes one with it
+    Run {
+        /// Taken, so that the answer is about the build and not about an argument
+        #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    let matches = without_empty_variables(Cli::command()).get_matches();
+    match Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command {
         #[cfg(feature = "live")]
         Command::Run(args) => run_daemon(&args),
+        #[cfg(not(feature = "live"))]
+        Command::Run { .. } => {
+            eprintln!(
+                "kafka-tracer: this build has no live capture; `cargo xtask build` makes one that has, `kafka-tracer replay` reads capture files"
+            );
+            ExitCode::FAILURE
+        }
         Command::Replay(args) => run_replay(&ReplayArgs { terminal: io::stdout().is_terminal(), ..args }),
     }
 }

@@ -126,6 +126,21 @@ pub struct RunArgs {
     pub shutdown_timeout: Duration,
 }
 
+/// The command with all arguments for which an empty environment variable is set no longer reading it: OpenTelemetry's
+/// rule, an empty variable is an unset one, for every variable.
+pub fn without_empty_variables(command: clap::Command) -> clap::Command {
+    without_variables(command, &|name| std::env::var_os(name).is_some_and(|value| value.is_empty()))
+}
+
+fn without_variables(command: clap::Command, empty: &dyn Fn(&std::ffi::OsStr) -> bool) -> clap::Command {
+    command
+        .mut_args(|argument| match argument.get_env() {
+            Some(name) if empty(name) => argument.env(clap::builder::Resettable::Reset),
+            _ => argument,
+        })
+        .mut_subcommands(|subcommand| without_variables(subcommand, empty))
+}
+
 /// Whose sockets are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SidesArg {
@@ -267,6 +282,16 @@ mod tests {
             assert!(variable.starts_with("KAFKA_TRACER_") || variable.starts_with("OTEL_"), "{name}: {variable}");
             assert!(argument.get_help_heading().is_some(), "{name} has no heading");
         }
+    }
+
+    #[test]
+    fn an_empty_variable_is_an_unset_one() {
+        let command = clap::Command::new("kafka-tracer").subcommand(Line::command().name("run"));
+        let command = without_variables(command, &|name| name == "KAFKA_TRACER_PORTS");
+        let run = command.find_subcommand("run").unwrap();
+        let variables: Vec<_> = run.get_arguments().filter_map(clap::Arg::get_env).collect();
+        assert!(!variables.contains(&"KAFKA_TRACER_PORTS".as_ref()));
+        assert!(variables.contains(&"KAFKA_TRACER_SIDES".as_ref()));
     }
 
     #[test]

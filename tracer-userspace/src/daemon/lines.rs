@@ -43,7 +43,6 @@ impl Lines {
         let (ending, ended) = bounded(1);
         let thread = std::thread::Builder::new().name("output".to_owned()).spawn(move || {
             for piece in &receiver {
-                // A reader that went away (`| head`) takes no more; the pieces are still taken, so that nothing blocks.
                 if out.write_all(&piece).and_then(|()| out.flush()).is_err() {
                     break;
                 }
@@ -78,13 +77,18 @@ impl Lines {
         self.hand_over_for_sure(limit);
         drop(self.sender);
         let _ = writer.ended.recv_timeout(limit);
-        if writer.ended.try_recv() == Err(crossbeam_channel::TryRecvError::Disconnected) {
+        if writer.is_unread() {
             let _ = writer.thread.join();
         }
     }
 }
 
 impl Writer {
+    /// True once nobody reads what is written (`| head`).
+    pub(super) fn is_unread(&self) -> bool {
+        self.ended.try_recv() == Err(crossbeam_channel::TryRecvError::Disconnected)
+    }
+
     /// Lines dropped because writing is slower than they come.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
@@ -153,6 +157,33 @@ mod tests {
         assert_eq!(writer.dropped(), 0);
         lines.finish(writer, Duration::from_secs(10));
         assert!(*out.0.lock().unwrap() == expected);
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_noticed() {
+        struct Closed;
+
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let (mut lines, writer) = Lines::start(Closed).unwrap();
+        assert!(!writer.is_unread());
+        writeln!(lines, "a line").unwrap();
+        lines.flush().unwrap();
+        let end = std::time::Instant::now() + Duration::from_secs(10);
+        while !writer.is_unread() {
+            assert!(std::time::Instant::now() < end);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        writeln!(lines, "another").unwrap();
+        lines.finish(writer, Duration::from_secs(10));
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod settings;
 #[cfg(feature = "live")]
 mod teller;
 
-pub use args::{CoordinatesArg, HeadersArg, OutputArg, RunArgs, SidesArg};
+pub use args::{CoordinatesArg, HeadersArg, OutputArg, RunArgs, SidesArg, without_empty_variables};
 #[cfg(feature = "live")]
 pub use run::{DaemonError, Ended, run};
 pub use settings::{Settings, SettingsError};

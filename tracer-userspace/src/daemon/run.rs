@@ -112,6 +112,7 @@ pub fn run(args: &RunArgs) -> Result<Ended, DaemonError> {
         end: settings.duration.map(|duration| Instant::now() + duration),
         own_pid: args.exclude_self.then(std::process::id),
         last_health: Instant::now(),
+        lost_events: 0,
     };
     let deadline = settings.shutdown_timeout;
     let thread = std::thread::Builder::new().name("capture".to_owned()).spawn(move || daemon.run(deadline));
@@ -193,6 +194,8 @@ struct Daemon {
     end: Option<Instant>,
     own_pid: Option<u32>,
     last_health: Instant,
+    /// Events that found no room in the ring, as told last.
+    lost_events: u64,
 }
 
 impl Daemon {
@@ -241,7 +244,11 @@ impl Daemon {
             self.look(POLL)?;
             if self.last_health.elapsed() >= HEALTH {
                 self.last_health = Instant::now();
+                if self.teller.is_unheard() {
+                    break;
+                }
                 let health = self.health();
+                self.warn_of_loss(&health);
                 debug!(connections = self.pipeline.connections(), buffered_bytes = self.pipeline.buffered_bytes(), "Health.");
                 self.teller.publish(health);
             }
@@ -276,6 +283,25 @@ impl Daemon {
             source.verdict(socket, verdict)?;
         }
         Ok(polled.events)
+    }
+
+    /// A word each time that the ring overflowed since the last look, with what to do about it.
+    fn warn_of_loss(&mut self, health: &HealthSnapshot) {
+        let ring_full = |name: &str| {
+            let found =
+                health.values.iter().find(|value| value.name == name && value.attributes == [(semconv::REASON, "ring_full".into())]);
+            found.map_or(0, |value| value.value)
+        };
+        let (events, bytes) = (ring_full(metric::CAPTURE_LOST_EVENTS), ring_full(metric::CAPTURE_LOST));
+        if events > self.lost_events {
+            let since_last = events - self.lost_events;
+            self.lost_events = events;
+            warn!(
+                lost_events = since_last,
+                lost_bytes_in_total = bytes,
+                "The ring between kernel and tracer was full; --ring-bytes makes it larger, a CPU with time for the tracer drains it faster."
+            );
+        }
     }
 
     fn health(&self) -> HealthSnapshot {

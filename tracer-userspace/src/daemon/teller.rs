@@ -65,6 +65,11 @@ impl Teller {
         Self { telemetry, metrics, health, enricher, otlp, text, verdicts: Vec::new(), now: Timestamp::ZERO, last_tick: Timestamp::ZERO }
     }
 
+    /// True when all that was to be told goes to a reader that went away.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.otlp.is_none() && self.text.as_ref().is_some_and(|(_, writer)| writer.is_unread())
+    }
+
     /// What the source is to be told since the last call.
     pub(super) fn take_verdicts(&mut self) -> Vec<(SocketKey, Verdict)> {
         std::mem::take(&mut self.verdicts)
