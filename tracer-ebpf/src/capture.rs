@@ -10,8 +10,7 @@ use tracer_common::limits::{BLOCK_BYTES, BLOCK_SHIFT};
 use tracer_common::socket::{Socket, flag as socket_flag};
 
 use crate::headers::{self, Packet, tcp_flag};
-use crate::maps::count;
-use crate::transport::emit;
+use crate::transport::{Way, emit};
 
 /// `BPF_TCP_SYN_SENT`.
 const SYN_SENT: u32 = 2;
@@ -101,7 +100,7 @@ fn map(to: &mut [u8; 16], address: u32) {
 
 /// Says that the socket became a candidate, with the bytes that its judgement rests on and that passed before this segment.
 #[inline(always)]
-pub(crate) fn open(sk: *mut bpf_sock, socket: &Socket, header: &EventHeader, head: &Head, wake: u64) {
+pub(crate) fn open(sk: *mut bpf_sock, socket: &Socket, header: &EventHeader, head: &Head, transport: Way) {
     let (mut flags, mut sent_first, mut received_first) = (0, 0, 0);
     let initiator = socket.flags & socket_flag::INITIATOR != 0;
     if initiator || socket.origin != 0 {
@@ -122,8 +121,8 @@ pub(crate) fn open(sk: *mut bpf_sock, socket: &Socket, header: &EventHeader, hea
             }
         }
     }
-    count(Counter::Candidates, 1);
-    emit::<OpenEvent>(wake, 0, |event| {
+    transport.counts.add(Counter::Candidates, 1);
+    emit::<OpenEvent>(transport, 0, |event| {
         // SAFETY: `event` is reserved room of its size.
         #[expect(unsafe_code, reason = "ring memory is reached by pointer")]
         unsafe {
@@ -140,8 +139,8 @@ pub(crate) fn open(sk: *mut bpf_sock, socket: &Socket, header: &EventHeader, hea
 
 /// Says that the direction ended.
 #[inline(always)]
-pub(crate) fn close(header: &EventHeader, packet: &Packet, wake: u64) {
-    emit::<EventHeader>(wake, 0, |event| {
+pub(crate) fn close(header: &EventHeader, packet: &Packet, transport: Way) {
+    emit::<EventHeader>(transport, 0, |event| {
         // SAFETY: `event` is reserved room of its size.
         #[expect(unsafe_code, reason = "ring memory is reached by pointer")]
         unsafe {
@@ -155,17 +154,17 @@ pub(crate) fn close(header: &EventHeader, packet: &Packet, wake: u64) {
 
 /// Copies the payload: whole blocks, then the rest in the smallest class that holds it.
 #[inline(always)]
-pub(crate) fn data<const BLOCKS: u32>(skb: *mut __sk_buff, header: &EventHeader, packet: &Packet, wake: u64) {
+pub(crate) fn data<const BLOCKS: u32>(skb: *mut __sk_buff, header: &EventHeader, packet: &Packet, transport: Way) {
     let blocks = packet.len >> BLOCK_SHIFT;
     // All that comes after the loop is worked out before it: the number of blocks is a different constant at each way out of the loop, and
     // whatever looked at it would be walked once for each.
     let rest = if blocks < BLOCKS { packet.len & (BLOCK_BYTES - 1) } else { 0 };
     let offset = packet.len & !(BLOCK_BYTES - 1);
     if blocks >= BLOCKS {
-        count(Counter::LostTooLongBytes, u64::from(packet.len - (BLOCKS << BLOCK_SHIFT)));
+        transport.counts.add(Counter::LostTooLongBytes, u64::from(packet.len - (BLOCKS << BLOCK_SHIFT)));
     }
-    count(Counter::Events, u64::from(blocks) + 1);
-    count(Counter::Bytes, u64::from(packet.len));
+    transport.counts.add(Counter::Events, u64::from(blocks) + 1);
+    transport.counts.add(Counter::Bytes, u64::from(packet.len));
     // Everything in the loop comes from `i` alone: values that are carried from round to round make the verifier walk each combination
     // (`offset += BLOCK_BYTES` costs it three times as much as `i << BLOCK_SHIFT`).
     let mut i = 0;
@@ -173,32 +172,31 @@ pub(crate) fn data<const BLOCKS: u32>(skb: *mut __sk_buff, header: &EventHeader,
         if i >= blocks {
             break;
         }
-        piece::<{ BLOCK_BYTES as usize }>(skb, header, packet, i << BLOCK_SHIFT, BLOCK_BYTES, wake);
+        piece::<{ BLOCK_BYTES as usize }>(skb, header, packet, i << BLOCK_SHIFT, BLOCK_BYTES, transport);
         i += 1;
     }
     if rest == 0 {
     } else if rest <= 256 {
-        piece::<256>(skb, header, packet, offset, rest, wake);
+        piece::<256>(skb, header, packet, offset, rest, transport);
     } else if rest <= 1024 {
-        piece::<1024>(skb, header, packet, offset, rest, wake);
+        piece::<1024>(skb, header, packet, offset, rest, transport);
     } else if rest <= 4096 {
-        piece::<4096>(skb, header, packet, offset, rest, wake);
+        piece::<4096>(skb, header, packet, offset, rest, transport);
     } else {
-        piece::<{ BLOCK_BYTES as usize }>(skb, header, packet, offset, rest, wake);
+        piece::<{ BLOCK_BYTES as usize }>(skb, header, packet, offset, rest, transport);
     }
 }
 
 /// One event with `len` bytes of 1..=`N`, from `offset` of the payload on.
 #[inline(always)]
-fn piece<const N: usize>(skb: *mut __sk_buff, header: &EventHeader, packet: &Packet, offset: u32, len: u32, wake: u64) {
-    emit::<DataEvent<N>>(wake, len, |event| {
+fn piece<const N: usize>(skb: *mut __sk_buff, header: &EventHeader, packet: &Packet, offset: u32, len: u32, transport: Way) {
+    emit::<DataEvent<N>>(transport, len, |event| {
         // SAFETY: `event` is reserved room of its size.
         #[expect(unsafe_code, reason = "ring memory is reached by pointer")]
         let room = unsafe {
             (*event).header = *header;
             (*event).header.kind = Kind::Data as u8;
             (*event).header.position = header.position.wrapping_add(offset);
-            (*event).header.len = len;
             &raw mut (*event).data
         };
         // The verifier wants to see 1..=N; the compiler, which knows `len`, would leave the mask out.
@@ -206,14 +204,14 @@ fn piece<const N: usize>(skb: *mut __sk_buff, header: &EventHeader, packet: &Pac
         // SAFETY: `bounded` bytes fit the room.
         #[expect(unsafe_code, reason = "a helper")]
         let failed = unsafe { generated::bpf_skb_load_bytes(skb.cast_const().cast(), packet.payload + offset, room.cast(), bounded) };
-        if failed != 0 {
-            count(Counter::LostUnreadableBytes, u64::from(len));
-            // SAFETY: as above.
-            #[expect(unsafe_code, reason = "ring memory is reached by pointer")]
-            unsafe {
-                (*event).header.len = 0;
-                (*event).header.missing = len;
-            }
+        // All ones after a failure, which is a negative number: one branch less in the loop.
+        let unread = (failed >> 63) as u32 & len;
+        transport.counts.add(Counter::LostUnreadableBytes, u64::from(unread));
+        // SAFETY: as above.
+        #[expect(unsafe_code, reason = "ring memory is reached by pointer")]
+        unsafe {
+            (*event).header.len = len - unread;
+            (*event).header.missing = unread;
         }
     });
 }

@@ -8,25 +8,39 @@ use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use tracer_common::counter::Counter;
 
-use crate::maps::{RING, SLEEPING, count};
+use crate::maps::{Counts, RING, SLEEPING};
 
-/// Reserves room for a `T`, lets `fill` write it, and hands it over with the flags of [`wake_up`]. `bytes` is the payload that is lost when
-/// there is no room.
+/// How the events of one packet are handed over.
+#[derive(Clone, Copy)]
+pub(crate) struct Way {
+    flags: u64,
+    pub(crate) counts: Counts,
+}
+
+impl Way {
+    /// None only if the maps are not what they are.
+    #[inline(always)]
+    pub(crate) fn now() -> Option<Self> {
+        Some(Self { counts: Counts::of_this_cpu()?, flags: wake_up() })
+    }
+}
+
+/// Reserves room for a `T`, lets `fill` write it, and hands it over. `bytes` is the payload that is lost when there is no room.
 #[inline(always)]
-pub(crate) fn emit<T: 'static>(flags: u64, bytes: u32, fill: impl FnOnce(*mut T)) {
+pub(crate) fn emit<T: 'static>(way: Way, bytes: u32, fill: impl FnOnce(*mut T)) {
     let Some(mut entry): Option<RingBufEntry<T>> = RING.reserve_untyped::<T>(0) else {
-        count(Counter::LostRingFull, 1);
-        count(Counter::LostRingFullBytes, u64::from(bytes));
+        way.counts.add(Counter::LostRingFull, 1);
+        way.counts.add(Counter::LostRingFullBytes, u64::from(bytes));
         return;
     };
     fill(MaybeUninit::as_mut_ptr(&mut entry));
-    entry.submit(flags);
+    entry.submit(way.flags);
 }
 
 /// The flags of the submits of one packet. The kernel's own rule wakes the reader for nearly every event when it keeps up, which halves the
 /// speed of what is observed; so the reader looks by itself, and asks to be woken only after a while without events.
 #[inline(always)]
-pub(crate) fn wake_up() -> u64 {
+fn wake_up() -> u64 {
     let Some(sleeping) = SLEEPING.get_ptr_mut(0) else {
         return u64::from(BPF_RB_NO_WAKEUP);
     };

@@ -91,6 +91,9 @@ pub fn bpf_cargo(tools: &setup::BpfToolchain, subcommand: &str) -> std::process:
         // The types of maps with BTF keys (socket storage) and the verifier's line numbers come from here.
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
+        // Without it copies and fills of a few dozen bytes become calls of byte-wise loops: slow to run, and the verifier of Linux 6.1 gives
+        // up on them.
+        "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
     ];
     let mut cargo = workspace::cargo();
     cargo.arg(subcommand).current_dir(workspace::root().join("tracer-ebpf"));

@@ -19,7 +19,8 @@ use tracer_common::socket::{Socket, State, flag};
 use crate::filter::Judgement;
 use crate::headers::{self, Packet, tcp_flag};
 use crate::maps::{CONFIG, EARLY, SOCKETS, count};
-use crate::{capture, filter, transport};
+use crate::transport::Way;
+use crate::{capture, filter};
 
 /// `BPF_TCP_LISTEN`.
 const LISTEN: u32 = 10;
@@ -83,21 +84,21 @@ fn see(skb: *mut __sk_buff, sent: bool) {
         }
     }
     capture::describe(&mut header, skb, sk, socket, &packet);
-    let wake = transport::wake_up();
+    let Some(way) = Way::now() else { return };
     if judgement == Judgement::Overtook {
-        count(Counter::Overtook, 1);
+        way.counts.add(Counter::Overtook, 1);
         header.flags = event_flag::OVERTOOK;
-        capture::data::<EARLY_BLOCKS>(skb, &header, &packet, wake);
+        capture::data::<EARLY_BLOCKS>(skb, &header, &packet, way);
         return;
     }
     if judgement == Judgement::Kafka {
-        capture::open(sk, socket, &header, &head, wake);
+        capture::open(sk, socket, &header, &head, way);
         trace(skb, "a socket became a candidate");
     }
-    capture::data::<MAX_BLOCKS>(skb, &header, &packet, wake);
+    capture::data::<MAX_BLOCKS>(skb, &header, &packet, way);
     // Not `ends`: the verifier would walk the copying above once for each of its values.
     if black_box(packet.flags) & (tcp_flag::FIN | tcp_flag::RST) != 0 {
-        capture::close(&header, &packet, wake);
+        capture::close(&header, &packet, way);
     }
 }
 
@@ -137,7 +138,9 @@ fn see_early(skb: *mut __sk_buff) {
     if listener.flags & flag::EXPECTED == 0 {
         listener.flags |= flag::EXPECTED;
     }
-    capture::data::<EARLY_BLOCKS>(skb, &header, &packet, transport::wake_up());
+    if let Some(way) = Way::now() {
+        capture::data::<EARLY_BLOCKS>(skb, &header, &packet, way);
+    }
 }
 
 /// Judges what there is: a listener's data cannot be gathered, as it belongs to many connections.

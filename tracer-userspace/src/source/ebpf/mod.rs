@@ -97,7 +97,7 @@ pub struct PacketSource {
     sleeping: Array<MapData, u32>,
     settings: Array<MapData, [u32; 4]>,
     verdicts: HashMap<MapData, u64, u32>,
-    counts: PerCpuArray<MapData, u64>,
+    counts: PerCpuArray<MapData, [u64; Counter::ALL.len()]>,
     config: Config,
     translator: Translator,
     offset: Offset,
@@ -223,12 +223,11 @@ impl PacketSource {
     /// If the kernel refuses to read the map.
     pub fn counters(&self) -> Result<KernelCounters, SourceError> {
         let mut counters = KernelCounters::default();
-        for (counter, sum) in Counter::ALL.into_iter().zip(&mut counters.counts) {
-            let per_cpu = self
-                .counts
-                .get(&(counter as u32), 0)
-                .map_err(|error| SourceError::Map { map: "COUNTS", reason: programs::chain(&error) })?;
-            *sum = per_cpu.iter().fold(0, |sum: u64, count| sum.wrapping_add(*count));
+        let fail = |error| SourceError::Map { map: "COUNTS", reason: programs::chain(&error) };
+        for of_one_cpu in self.counts.get(&0, 0).map_err(fail)?.iter() {
+            for (sum, count) in counters.counts.iter_mut().zip(of_one_cpu) {
+                *sum = sum.wrapping_add(*count);
+            }
         }
         Ok(counters)
     }

@@ -54,7 +54,8 @@ pub(super) fn load(config: &SourceConfig) -> Result<Ebpf, StartError> {
     // Before Linux 5.11 maps count against the limit of locked memory. Refused without CAP_SYS_RESOURCE, and then mostly not needed.
     let unlimited = rustix::process::Rlimit { current: None, maximum: None };
     let _ = rustix::process::setrlimit(rustix::process::Resource::Memlock, unlimited);
-    EbpfLoader::new().map_max_entries("RING", ring_bytes(config.ring_bytes)).load(OBJECT).map_err(|error| match error {
+    // Nothing is relocated against the kernel's own types, and reading them takes longer than all the rest.
+    EbpfLoader::new().btf(None).map_max_entries("RING", ring_bytes(config.ring_bytes)).load(OBJECT).map_err(|error| match error {
         EbpfError::MapError(error) => StartError::Map { map: "of the object", reason: chain(&error) },
         error => StartError::Refused { program: "object", reason: chain(&error) },
     })
@@ -189,6 +190,8 @@ fn missing_of(effective: u64) -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use aya::sys::SyscallError;
+
     use super::*;
 
     #[test]
@@ -204,6 +207,18 @@ mod tests {
             assert_eq!(kernel_version(release), wanted, "{release}");
         }
         assert!((5, 7) < OLDEST_KERNEL && (5, 10) > OLDEST_KERNEL && (4, 20) < OLDEST_KERNEL);
+    }
+
+    #[test]
+    fn a_root_that_another_program_holds_is_told_from_missing_rights() {
+        let root = Root { directory: std::fs::File::open("/").unwrap().into(), path: "/sys/fs/cgroup".into() };
+        let refused =
+            |number| ProgramError::SyscallError(SyscallError { call: "bpf_link_create", io_error: io::Error::from_raw_os_error(number) });
+        let held = not_attached("packet_egress", &root, refused(1));
+        assert!(matches!(held, StartError::CgroupHeld { .. }), "{held}");
+        let text = held.to_string();
+        assert!(text.contains("exclusively") && text.contains("bpftool cgroup show /sys/fs/cgroup"), "{text}");
+        assert!(matches!(not_attached("packet_egress", &root, refused(22)), StartError::Refused { .. }));
     }
 
     #[test]
