@@ -1,6 +1,7 @@
 //! Memory has a ceiling that no traffic can break. A counting allocator holds the whole line against it.
 
 #![expect(unsafe_code, reason = "an allocator that counts is an unsafe trait; it only adds numbers")]
+#![expect(clippy::unwrap_used, reason = "test code: a panic is a failed test")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::net::SocketAddr;

@@ -118,41 +118,48 @@ fn result_line(line: &str) -> Option<(u64, u64)> {
     Some((count("passed")?, count("failed")?))
 }
 
-/// Formatting, clippy, docs, licences.
+/// Formatting, clippy, docs, licences: all of it, even if one finds fault.
 ///
 /// # Errors
-/// At the first that finds fault.
+/// If one finds fault; what it found has been printed.
 pub fn lint() -> Result<()> {
+    let mut faults = Vec::new();
+    let mut check = |what: &str, why: &str, command: &mut Command| {
+        if let Err(error) = step::run(what, why, command) {
+            eprintln!("error: {:#}", error.root_cause());
+            faults.push(what.to_owned());
+        }
+    };
     let ebpf = workspace::root().join("tracer-ebpf");
-    step::run("check the formatting", "`cargo fmt --all` repairs it", workspace::cargo().args(["fmt", "--all", "--check"]))?;
+    check("check the formatting", "`cargo fmt --all` repairs it", workspace::cargo().args(["fmt", "--all", "--check"]));
     let mut fmt = workspace::cargo();
-    step::run(
-        "check the eBPF programs' formatting",
-        "`cargo fmt` in tracer-ebpf repairs it",
-        fmt.args(["fmt", "--check"]).current_dir(&ebpf),
-    )?;
+    check("check the eBPF programs' formatting", "`cargo fmt` in tracer-ebpf repairs it", fmt.args(["fmt", "--check"]).current_dir(&ebpf));
 
     let mut clippy = workspace::cargo();
     clippy.args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]);
-    step::run("lint the workspace", "clippy, as `cargo build` sees it", &mut clippy)?;
+    check("lint the workspace", "clippy, as `cargo build` sees it", &mut clippy);
 
+    let tools = setup::ensure()?;
     let bpf_dir = build::programs(Profile::Debug)?;
     let mut clippy = workspace::cargo();
     clippy.args(["clippy", "--package", "tracer-userspace", "--features", "live", "--all-targets", "--", "--deny", "warnings"]);
-    step::run("lint live capture", "clippy, with the feature `live`", clippy.env("KAFKA_TRACER_BPF_DIR", &bpf_dir))?;
-    let mut clippy = build::bpf_cargo(&setup::ensure()?, "clippy");
-    clippy.args(["--release", "--target-dir"]).arg(workspace::target_dir().join("bpf/clippy")).args(["--", "--deny", "warnings"]);
-    step::run("lint the eBPF programs", "clippy, for the BPF target", &mut clippy)?;
+    check("lint live capture", "clippy, with the feature `live`", clippy.env("KAFKA_TRACER_BPF_DIR", &bpf_dir));
+    let mut clippy = build::bpf_cargo(&tools, "clippy");
+    clippy.args(["--release", "--target-dir"]).arg(workspace::target_dir().join("bpf/build")).args(["--", "--deny", "warnings"]);
+    check("lint the eBPF programs", "clippy, for the BPF target", &mut clippy);
 
     let mut doc = workspace::cargo();
     doc.args(["doc", "--workspace", "--no-deps", "--features", "tracer-userspace/live"]);
     doc.env("RUSTDOCFLAGS", "--deny warnings").env("KAFKA_TRACER_BPF_DIR", &bpf_dir);
-    step::run("build the documentation", "rustdoc, without a warning", &mut doc)?;
+    check("build the documentation", "rustdoc, without a warning", &mut doc);
 
-    let deny = cargo_deny()?;
-    let mut check = Command::new(deny);
-    check.args(["--locked", "--all-features", "check", "licenses", "bans", "sources"]).current_dir(workspace::root());
-    step::run("check the dependencies", "licences, sources and bans of deny.toml", &mut check)
+    let mut deny = Command::new(cargo_deny()?);
+    deny.args(["--locked", "--all-features", "check", "licenses", "bans", "sources"]).current_dir(workspace::root());
+    check("check the dependencies", "licences, sources and bans of deny.toml", &mut deny);
+    if !faults.is_empty() {
+        bail!("could not {}", faults.join("; "));
+    }
+    Ok(())
 }
 
 fn cargo_deny() -> Result<std::path::PathBuf> {
