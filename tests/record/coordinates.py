@@ -300,18 +300,51 @@ def mirrored(out, cluster, java):
                 one("close", "p")
 
 
+def converted(out):
+    """A broker that still talks to clients of 0.10: what they send is stored in the new format, what they fetch comes in the old one."""
+    import kafka
+    from sasl import kafka_python_records, kafka_python_send
+
+    with Cluster(version="3.9.2") as cluster, Java(cluster.bootstrap) as java:
+        warm(java)
+        topics = ("converted-up", "converted-down")
+        ids = {topic: java("create", topic=topic)["topic_id"] for topic in topics}
+        old = {"bootstrap_servers": cluster.bootstrap, "api_version": (0, 10, 2)}
+        with Scenario("coord-converted", "a 0.10 producer with a new consumer, a new producer with a 0.10 consumer (which gets no headers)",
+                      "kafka-python", kafka.__version__, "3.9.2", out) as s:
+            for topic, topic_id in ids.items():
+                s.topic(topic, topic_id)
+            producer = kafka.KafkaProducer(client_id="old-producer", linger_ms=100, **old)
+            records = stamped(s.records("converted-up", 4, contexts=False, partition=0))
+            s.produced("old-producer", records, kafka_python_send(producer, records))
+            producer.close()
+            read_all(s, java, ["converted-up"], 4, "grp-new", "new-consumer")
+            java("producer", "p", settings=java.settings("new-producer", **{"linger.ms": "100"}))
+            send_stamped(s, java, "p", "new-producer", stamped(s.records("converted-down", 4)))
+            java("close", "p")
+            consumer = kafka.KafkaConsumer("converted-down", client_id="old-consumer", group_id="grp-old", auto_offset_reset="earliest",
+                                           enable_auto_commit=False, consumer_timeout_ms=30000, **old)
+            s.consumed("grp-old", "old-consumer", kafka_python_records(consumer, 4))
+            consumer.commit()
+            consumer.close()
+
+
 SCENARIOS = {
     "coord-log-append-time": log_append_time, "coord-recompressed": recompressed, "coord-recompressed-kafkajs": recompressed_kafkajs,
     "coord-transactions": transactions, "coord-compacted": compacted, "coord-recreated": recreated, "coord-mirrored": mirrored,
-    "coord-retry-duplicate": retried, "coord-retry-twice-stored": retried,
+    "coord-retry-duplicate": retried, "coord-retry-twice-stored": retried, "coord-converted": converted,
 }
+
+# Those that want a broker of their own.
+ALONE = (retried, converted)
 
 
 def record(out, wanted):
-    alone = [retried] if retried in [SCENARIOS[name] for name in wanted] else []
-    rest = [SCENARIOS[name] for name in wanted if SCENARIOS[name] is not retried]
-    for scenario in alone:
-        scenario(out)
+    scenarios = [SCENARIOS[name] for name in wanted]
+    rest = [scenario for scenario in scenarios if scenario not in ALONE]
+    for scenario in ALONE:
+        if scenario in scenarios:
+            scenario(out)
     if rest:
         with Cluster() as cluster, Java(cluster.bootstrap) as java:
             warm(java)

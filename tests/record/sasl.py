@@ -12,15 +12,18 @@ SCRAM = 'org.apache.kafka.common.security.scram.ScramLoginModule required userna
 
 
 def record(out, wanted):
-    if {"sasl-scram", "sasl-handshake-v0"} & set(wanted):
+    if {"sasl-scram", "sasl-handshake-v0", "sasl-handshake-v0-scram"} & set(wanted):
         cluster = Cluster(listener="SASL_PLAINTEXT")
         cluster.answers = lambda number: answers((host(number), 9095))
         with cluster, Java(f"{host(1)}:9095") as java:
             warm(java)
+            java("scram", user="bob", password="bob-secret")
             if "sasl-scram" in wanted:
                 scram(out, cluster, java)
             if "sasl-handshake-v0" in wanted:
-                handshake_v0(out, cluster, java)
+                handshake_v0(out, cluster, java, "sasl-handshake-v0", "PLAIN", "alice")
+            if "sasl-handshake-v0-scram" in wanted:
+                handshake_v0(out, cluster, java, "sasl-handshake-v0-scram", "SCRAM-SHA-256", "bob")
     if "sasl-gssapi-first" in wanted:
         gssapi_first(out)
 
@@ -28,7 +31,6 @@ def record(out, wanted):
 def scram(out, cluster, java):
     topic = "sasl-scram"
     topic_id = java("create", topic=topic)["topic_id"]
-    java("scram", user="bob", password="bob-secret")
     with Scenario("sasl-scram", "SCRAM-SHA-256 and PLAIN, one PLAIN login refused and tried again by nobody", "java kafka-clients", "4.4.0", "4.4.0", out,
                   (BROKER_PORT,)) as s:
         s.topic(topic, topic_id)
@@ -71,15 +73,14 @@ def kafka_python_send(producer, records):
     return [{"partition": one.partition, "offset": one.offset, "timestamp": one.timestamp} for one in told]
 
 
-def handshake_v0(out, cluster, java):
-    """kafka-python as for Kafka 0.11: SaslHandshake v0, then the token with nothing but its size in front."""
+def handshake_v0(out, cluster, java, topic, mechanism, user):
+    """kafka-python as for Kafka 0.11: SaslHandshake v0, then the tokens with nothing but their size in front."""
     import kafka
 
-    topic = "sasl-handshake-v0"
     topic_id = java("create", topic=topic)["topic_id"]
     settings = {"bootstrap_servers": f"{host(1)}:{BROKER_PORT}", "api_version": (0, 11), "security_protocol": "SASL_PLAINTEXT",
-                "sasl_mechanism": "PLAIN", "sasl_plain_username": "alice", "sasl_plain_password": "alice-secret"}
-    with Scenario("sasl-handshake-v0", "SaslHandshake v0 and bare tokens", "kafka-python", kafka.__version__, "4.4.0", out, (BROKER_PORT,)) as s:
+                "sasl_mechanism": mechanism, "sasl_plain_username": user, "sasl_plain_password": f"{user}-secret"}
+    with Scenario(topic, f"SaslHandshake v0 and bare tokens of {mechanism}", "kafka-python", kafka.__version__, "4.4.0", out, (BROKER_PORT,)) as s:
         s.topic(topic, topic_id)
         producer = kafka.KafkaProducer(client_id="v0-producer", **settings)
         records = s.records(topic, 4, partition=0)
@@ -172,4 +173,4 @@ def forward(listen, target, greet):
     return server
 
 
-SCENARIOS = {"sasl-scram": scram, "sasl-handshake-v0": handshake_v0, "sasl-gssapi-first": gssapi_first}
+SCENARIOS = {"sasl-scram": scram, "sasl-handshake-v0": handshake_v0, "sasl-handshake-v0-scram": handshake_v0, "sasl-gssapi-first": gssapi_first}

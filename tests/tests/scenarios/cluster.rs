@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use tracer_userspace::observe::{Outcome, Side};
 use tracer_userspace::telemetry::OperationName::{Fetch, Send};
 
+use crate::coordinates::agree;
 use crate::told::{Told, told};
 
 const FETCH: i16 = 1;
@@ -58,6 +59,7 @@ fn a_consumer_that_reads_from_a_follower_is_joined_with_the_send_at_the_leader()
         assert!(fetch.data.parent_span_is_remote);
     }
     told.parents_are_there();
+    agree("cluster-follower", &["cluster-producer"], &["cluster-follower"]);
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn parent(span: &FinishedSpan) -> (String, String) {
 }
 
 /// Every fetch on one host has the send on the other host for its parent.
-fn agree(name: &str, producers: &[&str], topics: &[&str]) {
+pub(crate) fn agree(name: &str, producers: &[&str], topics: &[&str]) {
     let (producer, consumer) = two_hosts(name, producers);
     for topic in topics {
         let sends: BTreeSet<_> = producer.spans(Send, topic).into_iter().map(ids).collect();
@@ -115,6 +115,19 @@ fn a_retry_that_the_broker_did_not_know_is_two_batches_each_with_its_own_send() 
     assert_eq!(attempts, expected);
     let parents: BTreeSet<_> = told.spans(Fetch, "retry-twice-stored").into_iter().map(parent).collect();
     assert_eq!(parents.len(), 4, "four batches were stored and fetched, of four attempts");
+    told.parents_are_there();
+}
+
+#[test]
+fn batches_of_old_clients_have_no_coordinates_and_are_joined_where_both_ends_are_seen() {
+    let told = told("coord-converted");
+    let magic: Vec<_> = told.sent().map(|s| s.header.magic).chain(told.fetched().map(|f| f.header.magic)).collect();
+    assert_eq!(magic, [1, 2, 2, 1], "sent up, sent down, fetched up, fetched down");
+    let why = |operation, topic| attribute(told.spans(operation, topic)[0], "kafka_tracer.coordinates");
+    assert_eq!(why(Send, "converted-up").as_deref(), Some("rewritten"));
+    assert_eq!(why(Fetch, "converted-down").as_deref(), Some("rewritten"));
+    assert_eq!(told.spans(Fetch, "converted-up")[0].summary.joined, Joined::Seen);
+    assert_eq!(told.spans(Fetch, "converted-down")[0].data.parent_span_id, SpanId::INVALID);
     told.parents_are_there();
 }
 

@@ -6,5 +6,6 @@
 mod cluster;
 mod coordinates;
 mod groups;
+mod libraries;
 mod sasl;
 mod told;

@@ -22,12 +22,18 @@ fn mechanisms_and_refusals_are_told() {
 
 #[test]
 fn bare_tokens_after_handshake_v0_are_counted_and_authenticate() {
-    let told = told("sasl-handshake-v0");
+    for (name, mechanism) in [("sasl-handshake-v0", "PLAIN"), ("sasl-handshake-v0-scram", "SCRAM-SHA-256")] {
+        bare_tokens_authenticate(name, mechanism);
+    }
+}
+
+fn bare_tokens_authenticate(name: &str, mechanism: &str) {
+    let told = told(name);
     assert_eq!(told.counters.frames.get("malformed"), None);
     assert!(told.counters.frames["sasl_token"] > 0);
     let connections = told.counters.connections_kafka;
     let events = authenticated(&told);
-    assert!(events.iter().all(|event| event == "PLAIN"), "{events:?}");
+    assert!(events.iter().all(|event| event == mechanism), "{events:?}");
     assert_eq!(u64::try_from(events.len()).unwrap(), connections);
 }
 

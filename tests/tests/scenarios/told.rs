@@ -80,6 +80,16 @@ impl Told {
         self.spans.iter().filter(wanted).collect()
     }
 
+    /// The same for scope `auto`: a record with a context has a parent in the application.
+    pub(crate) fn parents_are_there_or_carried(&self) {
+        let ids: Vec<_> = self.spans.iter().map(|span| (span.data.span_context.trace_id(), span.data.span_context.span_id())).collect();
+        for span in &self.spans {
+            let parent = (span.data.span_context.trace_id(), span.data.parent_span_id);
+            let carried = span.data.links.iter().any(|link| (link.span_context.trace_id(), link.span_context.span_id()) == parent);
+            assert!(parent.1 == SpanId::INVALID || carried || ids.contains(&parent), "{}", span.data.name);
+        }
+    }
+
     /// Every fetch of the topic that was joined with a send is that send's child, and the send is there, once.
     pub(crate) fn parents_are_there(&self) {
         for fetch in self.spans.iter().filter(|span| span.summary.operation == OperationName::Fetch) {
