@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use opentelemetry::SpanId;
 use tracer_userspace::observe::Outcome;
 use tracer_userspace::telemetry::OperationName::{Commit, Fetch};
 
@@ -48,7 +49,10 @@ fn whose_a_fetch_is_is_not_guessed_when_two_groups_have_one_client_id() {
     let told = told("group-two-of-one-client-id");
     assert_eq!(told.fetched().map(|fetched| fetched.delivered.delivered).collect::<Vec<_>>(), [4, 4]);
     for fetched in told.fetched() {
-        assert!(fetched.group.is_none() && !fetched.redelivered);
+        assert!(fetched.group.is_none() && fetched.several_groups && !fetched.redelivered);
+    }
+    for commit in told.spans(Commit, "two-groups") {
+        assert_eq!(commit.data.parent_span_id, SpanId::INVALID, "the fetch may be the other's");
     }
     let groups: BTreeSet<_> = told.commits().map(|commit| commit.group.to_string()).collect();
     assert_eq!(groups, BTreeSet::from(["grp-one".to_owned(), "grp-two".to_owned()]));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::batch::{BatchReader, ReadBatch, Rule};
 use super::history::History;
+use super::learn::GroupOf;
 use super::names::Names;
 use super::sessions::{SessionRequest, Sessions};
 use super::side_facts::{Acknowledged, acknowledged};
@@ -30,6 +31,7 @@ struct Partition<'a> {
     topic: Topic,
     index: i32,
     group: Option<&'a Arc<str>>,
+    several_groups: bool,
     fetch_offset: Option<i64>,
     isolation_level: Option<i8>,
     high_watermark: Option<i64>,
@@ -72,13 +74,14 @@ pub(super) fn answered(
         let topic = topic(data.topic, names);
         for partition in &data.partitions {
             if partition.error_code != 0 {
-                failed(&topic, partition.partition_index, partition.error_code, group.as_ref(), answered, emit);
+                failed(&topic, partition.partition_index, partition.error_code, group.one(), answered, emit);
             }
             let Some(payload) = partition.records else { continue };
             let place = Partition {
                 topic: topic.clone(),
                 index: partition.partition_index,
-                group: group.as_ref(),
+                group: group.one(),
+                several_groups: group == GroupOf::Several,
                 fetch_offset: view.fetch_offset(&(topic.clone(), partition.partition_index)),
                 isolation_level: request.map(|r| r.isolation_level),
                 high_watermark: known(partition.high_watermark),
@@ -159,6 +162,7 @@ pub(super) fn share_answered(
                 topic: topic.clone(),
                 index: partition.partition_index,
                 group: group.as_ref(),
+                several_groups: false,
                 fetch_offset: None,
                 isolation_level: None,
                 high_watermark: None,
@@ -237,6 +241,7 @@ fn give(place: &Partition<'_>, read: ReadBatch, redelivered: bool, answered: &An
         partition: place.index,
         header: read.header,
         group: place.group.cloned(),
+        several_groups: place.several_groups,
         fetch_offset: place.fetch_offset,
         high_watermark: place.high_watermark,
         last_stable_offset: place.last_stable_offset,

@@ -230,9 +230,9 @@ impl Learnt {
     }
 
     /// The group of a client that fetches: what was named on the same connection, else on others of the same client (same
-    /// process where both are known, same host and client id). When two fit there is no telling, and the answer is none.
-    pub(super) fn group_of(&mut self, client: &ClientKey, peer: &Peer) -> Option<Arc<str>> {
-        let client = self.clients.get(client)?;
+    /// process where both are known, same host and client id). When two fit there is no telling.
+    pub(super) fn group_of(&mut self, client: &ClientKey, peer: &Peer) -> GroupOf {
+        let Some(client) = self.clients.get(client) else { return GroupOf::Unknown };
         let same_connection = |m: &&Membership| m.connection_id == peer.connection_id;
         let same_process = |m: &&Membership| m.pid.is_none() || peer.pid.is_none() || m.pid == peer.pid;
         if client.memberships.iter().any(|m| same_connection(&m)) {
@@ -243,10 +243,30 @@ impl Learnt {
     }
 }
 
-/// The one group that all of these name; none when they name two.
-fn only<'m>(mut memberships: impl Iterator<Item = &'m Membership>) -> Option<Arc<str>> {
-    let first = memberships.next()?;
-    memberships.all(|m| m.group == first.group).then(|| Arc::clone(&first.group))
+/// Whose a fetch is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum GroupOf {
+    /// No group of the client was named so far.
+    Unknown,
+    /// This one's.
+    One(Arc<str>),
+    /// One of several's.
+    Several,
+}
+
+impl GroupOf {
+    pub(super) const fn one(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::One(group) => Some(group),
+            Self::Unknown | Self::Several => None,
+        }
+    }
+}
+
+/// The one group that all of these name.
+fn only<'m>(mut memberships: impl Iterator<Item = &'m Membership>) -> GroupOf {
+    let Some(first) = memberships.next() else { return GroupOf::Unknown };
+    if memberships.all(|m| m.group == first.group) { GroupOf::One(Arc::clone(&first.group)) } else { GroupOf::Several }
 }
 
 #[cfg(test)]
@@ -264,10 +284,10 @@ mod tests {
     #[test]
     fn a_client_with_one_group_fetches_for_it_on_any_connection() {
         let mut learnt = Learnt::default();
-        assert_eq!(learnt.group_of(&client("c"), &peer(2, None)), None);
+        assert_eq!(learnt.group_of(&client("c"), &peer(2, None)).one(), None);
         learnt.member(&client("c"), &peer(1, None), &Arc::from("g"));
-        assert_eq!(learnt.group_of(&client("c"), &peer(2, None)).as_deref(), Some("g"));
-        assert_eq!(learnt.group_of(&client("d"), &peer(3, None)), None);
+        assert_eq!(learnt.group_of(&client("c"), &peer(2, None)).one().map(AsRef::as_ref), Some("g"));
+        assert_eq!(learnt.group_of(&client("d"), &peer(3, None)).one(), None);
     }
 
     #[test]
@@ -275,12 +295,12 @@ mod tests {
         let mut learnt = Learnt::default();
         learnt.member(&client("c"), &peer(1, None), &Arc::from("g"));
         learnt.member(&client("c"), &peer(2, None), &Arc::from("h"));
-        assert_eq!(learnt.group_of(&client("c"), &peer(3, None)), None);
-        assert_eq!(learnt.group_of(&client("c"), &peer(2, None)).as_deref(), Some("h"));
+        assert_eq!(learnt.group_of(&client("c"), &peer(3, None)).one(), None);
+        assert_eq!(learnt.group_of(&client("c"), &peer(2, None)).one().map(AsRef::as_ref), Some("h"));
         learnt.left(&client("c"), &peer(1, None), "g");
-        assert_eq!(learnt.group_of(&client("c"), &peer(3, None)).as_deref(), Some("h"));
+        assert_eq!(learnt.group_of(&client("c"), &peer(3, None)).one().map(AsRef::as_ref), Some("h"));
         learnt.closed(&client("c"), 2);
-        assert_eq!(learnt.group_of(&client("c"), &peer(3, None)), None);
+        assert_eq!(learnt.group_of(&client("c"), &peer(3, None)).one(), None);
     }
 
     #[test]
@@ -288,8 +308,8 @@ mod tests {
         let mut learnt = Learnt::default();
         learnt.member(&client("c"), &peer(1, Some(10)), &Arc::from("g"));
         learnt.member(&client("c"), &peer(2, Some(20)), &Arc::from("h"));
-        assert_eq!(learnt.group_of(&client("c"), &peer(3, Some(20))).as_deref(), Some("h"));
-        assert_eq!(learnt.group_of(&client("c"), &peer(3, None)), None);
+        assert_eq!(learnt.group_of(&client("c"), &peer(3, Some(20))).one().map(AsRef::as_ref), Some("h"));
+        assert_eq!(learnt.group_of(&client("c"), &peer(3, None)).one(), None);
     }
 
     #[test]

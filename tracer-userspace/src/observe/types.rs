@@ -326,6 +326,8 @@ pub struct FetchedBatch {
     pub header: BatchHeader,
     /// The consumer group, when certain.
     pub group: Option<Arc<str>>,
+    /// The client is in several groups: whose the fetch is cannot be told, now or later.
+    pub several_groups: bool,
     /// Offset that the client asked for on this partition; `None` when that was not seen.
     pub fetch_offset: Option<i64>,
     /// The partition's high watermark in this answer.

@@ -125,6 +125,7 @@ pub(crate) fn fetched(count: u32, records: Vec<RecordFact>) -> FetchedBatch {
         records_read: RecordsRead::All,
         uncompressed_bytes: Some(640),
         share: false,
+        several_groups: false,
         redelivered: false,
     }
 }

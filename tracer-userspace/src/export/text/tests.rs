@@ -239,6 +239,7 @@ fn fetched(name: &str, group: Option<&str>, redelivered: bool) -> Observation {
         delivered: Delivered { delivered: 5, ..Delivered::default() },
         uncompressed_bytes: None,
         share: false,
+        several_groups: false,
         redelivered,
     })
 }

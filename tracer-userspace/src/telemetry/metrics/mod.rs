@@ -220,7 +220,7 @@ impl Metrics {
         let series = self.messaging(OperationName::Fetch, operation, &fetched.topic, fetched.partition, group, Outcome::Success);
         let took = duration(OperationName::Fetch, operation, Outcome::Success).filter(|_| first);
         let end_to_end = if delivered == 0 || fetched.redelivered { None } else { self.end_to_end(fetched) };
-        if let Some(topic) = TopicKey::of(&fetched.topic) {
+        if let Some(topic) = TopicKey::of(&fetched.topic).filter(|_| !fetched.several_groups) {
             let first_offset = fetched.header.base_offset;
             let last_offset = first_offset.saturating_add(i64::from(fetched.header.last_offset_delta));
             let (fetched_at, batch, records) = (ended_at(operation), BatchSpan::None, Box::default());

@@ -64,7 +64,8 @@ impl Telemetry {
             let context = self.finish_fetched_record(&mut shared, own, offset, sink);
             records.push((offset, context));
         }
-        if let Some(place) = place {
+        // A commit must not take another group's fetch for its own.
+        if let Some(place) = place.filter(|_| !fetched.several_groups) {
             let (first_offset, last_offset) = offsets;
             let topic = TopicInstance::of(operation, &fetched.topic);
             let records = records.into();
