@@ -205,7 +205,7 @@ fn piece<const N: usize>(skb: *mut __sk_buff, header: &EventHeader, packet: &Pac
         #[expect(unsafe_code, reason = "a helper")]
         let failed = unsafe { generated::bpf_skb_load_bytes(skb.cast_const().cast(), packet.payload + offset, room.cast(), bounded) };
         // All ones after a failure, which is a negative number: one branch less in the loop.
-        let unread = (failed >> 63) as u32 & len;
+        let unread = (failed >> 63).cast_unsigned() as u32 & len;
         transport.counts.add(Counter::LostUnreadableBytes, u64::from(unread));
         // SAFETY: as above.
         #[expect(unsafe_code, reason = "ring memory is reached by pointer")]
