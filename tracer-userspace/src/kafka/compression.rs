@@ -70,6 +70,9 @@ const KEPT_BYTES: usize = 4 << 20;
 /// zstd reserves the declared window at once when a decoder is used again; larger windows get a decoder of their own, which
 /// grows with the output.
 const KEPT_WINDOW_BYTES: u64 = 8 << 20;
+/// gzip members or zstd frames that one batch may consist of. Writers make one; setting up a decoder for each of a few bytes
+/// would cost far more than those bytes are worth.
+const MAX_STREAMS: u32 = 64;
 /// The largest window that any of zstd's levels uses.
 const MAX_WINDOW_BYTES: u64 = 128 << 20;
 
@@ -114,7 +117,10 @@ impl Decompressor {
     fn gzip(&mut self, compressed: &[u8]) -> Result<(), Fault> {
         let mut input = compressed;
         // Members may follow each other, as `gzip` itself has it.
-        while !input.is_empty() {
+        for _ in 0..MAX_STREAMS {
+            if input.is_empty() {
+                return Ok(());
+            }
             input = match skip_gzip_header(input) {
                 Some(rest) => rest,
                 None if input.len() == compressed.len() => return Err(Fault::Malformed(0, "no gzip header")),
@@ -142,7 +148,7 @@ impl Decompressor {
             // CRC and length; the batch has a CRC of its own.
             input = input.get(8..).ok_or(Fault::Malformed(compressed.len(), "it ends before its checksum"))?;
         }
-        Ok(())
+        none_left(input, compressed)
     }
 
     fn snappy(&mut self, compressed: &[u8]) -> Result<(), Fault> {
@@ -184,7 +190,10 @@ impl Decompressor {
 
     fn zstd(&mut self, compressed: &[u8]) -> Result<(), Fault> {
         let mut input = compressed;
-        while !input.is_empty() {
+        for _ in 0..MAX_STREAMS {
+            if input.is_empty() {
+                return Ok(());
+            }
             let at = compressed.len() - input.len();
             if let Some(rest) = skip_zstd_skippable(input) {
                 input = rest;
@@ -209,7 +218,15 @@ impl Decompressor {
             }
             done.map_err(|fault| if let Fault::Malformed(_, why) = fault { Fault::Malformed(at, why) } else { fault })?;
         }
-        Ok(())
+        none_left(input, compressed)
+    }
+}
+
+/// After the last stream that is allowed.
+fn none_left(input: &[u8], compressed: &[u8]) -> Result<(), Fault> {
+    match input.len() {
+        0 => Ok(()),
+        left => Err(Fault::Malformed(compressed.len() - left, "more streams than a writer makes")),
     }
 }
 
@@ -479,6 +496,19 @@ fn zstd_frame(decoder: &mut FrameDecoder, input: &mut &[u8], plain: &mut Plain) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_batch_of_countless_streams_is_refused() {
+        let member = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00";
+        let frame = b"\x28\xb5\x2f\xfd\x00\x68\x01\x00\x00";
+        let mut decompressor = Decompressor::default();
+        for (codec, stream) in [(Codec::Gzip, &member[..]), (Codec::Zstd, &frame[..])] {
+            assert_eq!(decompressor.decompress(codec, &stream.repeat(64), 9), Ok(&[][..]), "{codec:?}");
+            let error = decompressor.decompress(codec, &stream.repeat(65), 9).unwrap_err();
+            let at = stream.len() * 64;
+            assert_eq!(error, CompressionError::Malformed { codec: codec.name(), at, why: "more streams than a writer makes" });
+        }
+    }
 
     #[test]
     fn what_did_not_compress_is_not_copied() {
