@@ -156,6 +156,56 @@ class Proxy:
         self.server.close()
 
 
+class Repeater(Proxy):
+    """Sends the first Produce request again after the seventh: later than the broker remembers its sequence. Keeps the answer to itself."""
+
+    ID = b"\x7f\xff\xff\x00"
+
+    def carry(self, source, target, state, requests):
+        try:
+            while frame := read_frame(source):
+                if not requests and frame[4:8] == self.ID:
+                    continue
+                target.sendall(frame)
+                if requests and frame[4:6] == b"\0\0":
+                    self.produces += 1
+                    if self.produces == 1:
+                        state["first"] = frame
+                    elif self.produces == 7:
+                        time.sleep(0.3)
+                        target.sendall(state["first"][:8] + self.ID + state["first"][12:])
+        except OSError:
+            pass
+        target.close()
+
+
+def late_duplicate(out):
+    """Recorded between proxy and broker: that is where the repeated request is."""
+    topic = "retry-late-duplicate"
+    hidden, shown = 9192, (host(9), BROKER_PORT)
+    properties = {"listeners": f"PLAINTEXT://{host(1)}:{hidden},CONTROLLER://{host(1)}:9093", "advertised.listeners": f"PLAINTEXT://{shown[0]}:{shown[1]}"}
+    cluster = Cluster(properties=properties)
+    cluster.answers = lambda number: answers((host(1), hidden))
+    proxy = Repeater(shown, (host(1), hidden), ())
+    with cluster, Java(f"{shown[0]}:{shown[1]}") as java:
+        warm(java)
+        topic_id = java("create", topic=topic)["topic_id"]
+        with Scenario("coord-retry-late-duplicate", "a Produce comes again when the broker has forgotten its sequence, and is refused",
+                      *FACTS, out, (hidden,)) as s:
+            s.topic(topic, topic_id)
+            java("producer", "p", settings=java.settings("late-producer", **{"linger.ms": "50", "acks": "all"}))
+            lots = []
+            for _ in range(8):
+                lots.append(stamped(s.records(topic, 2)))
+                send_stamped(s, java, "p", "late-producer", lots[-1])
+            # OUT_OF_ORDER_SEQUENCE_NUMBER
+            again = [{"partition": 0, "timestamp": record["timestamp"], "error": 45} for record in lots[0]]
+            s.produced("late-producer", lots[0], again)
+            java("close", "p")
+            read_all(s, java, [topic], 16, "grp-late")
+    proxy.close()
+
+
 def read_frame(source):
     data = b""
     while len(data) < 4 or len(data) < 4 + struct.unpack("!i", data[:4])[0]:
@@ -333,10 +383,11 @@ SCENARIOS = {
     "coord-log-append-time": log_append_time, "coord-recompressed": recompressed, "coord-recompressed-kafkajs": recompressed_kafkajs,
     "coord-transactions": transactions, "coord-compacted": compacted, "coord-recreated": recreated, "coord-mirrored": mirrored,
     "coord-retry-duplicate": retried, "coord-retry-twice-stored": retried, "coord-converted": converted,
+    "coord-retry-late-duplicate": late_duplicate,
 }
 
 # Those that want a broker of their own.
-ALONE = (retried, converted)
+ALONE = (retried, converted, late_duplicate)
 
 
 def record(out, wanted):

@@ -29,6 +29,40 @@ def share(out, cluster, java):
         java("close", "p")
 
 
+def share_implicit(out, cluster, java):
+    topic = "share-implicit"
+    topic_id = java("create", topic=topic)["topic_id"]
+    with Scenario("share-implicit", "a share group whose members acknowledge by polling again: the acknowledgements ride on ShareFetch", *FACTS, out) as s:
+        s.topic(topic, topic_id)
+        java("alter", kind="GROUP", resource="grp-implicit", config={"share.auto.offset.reset": "earliest"})
+        java("producer", "p", settings=java.settings("implicit-producer", **{"linger.ms": "100"}))
+        produce(s, java, "p", "implicit-producer", s.records(topic, 3))
+        java("sharer", "c", topics=[topic], settings=java.settings("implicit-consumer", **{"group.id": "grp-implicit"}))
+        for lot in range(2):
+            records = java("share_poll", "c", seconds=30)["records"]
+            s.consumed("grp-implicit", "implicit-consumer", [{key: value for key, value in r.items() if key != "delivery_count"} for r in records])
+            if lot == 0:
+                produce(s, java, "p", "implicit-producer", s.records(topic, 3))
+        java("share_poll", "c", seconds=2)
+        java("close", "c")
+        java("close", "p")
+
+
+def crash(out, cluster, java):
+    topic = "crash"
+    topic_id = java("create", topic=topic)["topic_id"]
+    with Scenario("group-crash", "a member ends without a commit; the next one is given the same records and two more", *FACTS, out) as s:
+        s.topic(topic, topic_id)
+        java("producer", "p", settings=java.settings("crash-producer", **{"linger.ms": "100"}))
+        produce(s, java, "p", "crash-producer", s.records(topic, 4))
+        java("consumer", "c", topics=[topic], settings=java.settings("crash-first", **{"group.id": "grp-crash"}))
+        s.consumed("grp-crash", "crash-first", java("poll", "c", count=4, seconds=30)["records"])
+        java("close", "c")
+        produce(s, java, "p", "crash-producer", s.records(topic, 2))
+        java("close", "p")
+        read_all(s, java, [topic], 6, "grp-crash", "crash-second")
+
+
 def kip848(out, cluster, java):
     topic = "kip848-static"
     topic_id = java("create", topic=topic, partitions=2)["topic_id"]
@@ -127,7 +161,7 @@ def commits(out, cluster, java):
 
 
 SCENARIOS = {
-    "share-redelivery": share, "group-kip848-static": kip848, "group-classic-static": static_members, "group-two-of-one-client-id": two_groups,
+    "share-redelivery": share, "share-implicit": share_implicit, "group-crash": crash, "group-kip848-static": kip848, "group-classic-static": static_members, "group-two-of-one-client-id": two_groups,
     "group-consume-transform-produce": streams_like, "group-commits": commits,
 }
 

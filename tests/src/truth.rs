@@ -371,6 +371,7 @@ fn error_name(error: &Value) -> Result<&'static str> {
         (Some(2), _) => "CORRUPT_MESSAGE",
         (Some(3), _) => "UNKNOWN_TOPIC_OR_PARTITION",
         (Some(6), _) => "NOT_LEADER_OR_FOLLOWER",
+        (Some(45), _) => "OUT_OF_ORDER_SEQUENCE_NUMBER",
         (Some(21), _) => "INVALID_REQUIRED_ACKS",
         (Some(100), _) => "UNKNOWN_TOPIC_ID",
         (_, Some("RecordTooLargeException" | "MSG_SIZE_TOO_LARGE")) => "MESSAGE_TOO_LARGE",

@@ -119,6 +119,18 @@ fn a_retry_that_the_broker_did_not_know_is_two_batches_each_with_its_own_send() 
 }
 
 #[test]
+fn a_batch_that_comes_again_too_late_is_a_refused_retry_and_nobody_is_joined_with_it() {
+    let told = told("coord-retry-late-duplicate");
+    let refused: Vec<_> =
+        told.sent().filter(|sent| sent.outcome != Outcome::Success).map(|s| (s.outcome, s.retry, s.base_offset)).collect();
+    assert_eq!(refused, [(Outcome::Error(45), true, None)]);
+    assert_eq!(told.sent().filter(|sent| sent.retry).count(), 1);
+    assert_eq!(told.spans(Fetch, "retry-late-duplicate").len(), 8);
+    assert!(told.spans(Fetch, "retry-late-duplicate").iter().all(|fetch| fetch.data.parent_span_id != SpanId::INVALID));
+    told.parents_are_there();
+}
+
+#[test]
 fn batches_of_old_clients_have_no_coordinates_and_are_joined_where_both_ends_are_seen() {
     let told = told("coord-converted");
     let magic: Vec<_> = told.sent().map(|s| s.header.magic).chain(told.fetched().map(|f| f.header.magic)).collect();

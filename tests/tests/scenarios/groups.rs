@@ -34,6 +34,26 @@ fn what_a_share_group_released_is_redelivered_and_each_acknowledgement_says_how(
 }
 
 #[test]
+fn acknowledgements_that_ride_on_the_next_fetch_belong_to_the_one_before() {
+    let told = told("share-implicit");
+    let acknowledged: Vec<_> = told.commits().map(|commit| commit.acknowledged.unwrap()).collect();
+    assert_eq!(acknowledged, [(0, 2, "accept"), (3, 5, "accept")]);
+    let fetches: Vec<_> = told.spans(Fetch, "share-implicit").iter().map(|f| f.data.span_context.span_id()).collect();
+    let parents: Vec<_> = told.spans(Commit, "share-implicit").iter().map(|c| c.data.parent_span_id).collect();
+    assert_eq!(parents, fetches);
+}
+
+#[test]
+fn what_a_member_left_uncommitted_is_redelivered_to_the_next() {
+    let told = told("group-crash");
+    let given: Vec<_> = told.fetched().map(|f| (f.header.base_offset, f.redelivered, f.delivered.delivered)).collect();
+    assert_eq!(given, [(0, false, 4), (0, true, 4), (4, false, 2)]);
+    let roots: Vec<_> = told.spans(Fetch, "crash").iter().map(|f| f.data.parent_span_id == SpanId::INVALID).collect();
+    assert_eq!(roots, [false, true, false], "what was worked on before does not continue the producer's trace");
+    told.parents_are_there();
+}
+
+#[test]
 fn members_that_come_back_go_on_where_they_were() {
     for (name, group) in [("group-kip848-static", "grp-kip848"), ("group-classic-static", "grp-static")] {
         let told = told(name);
