@@ -38,6 +38,11 @@ impl Segment {
         self.payload.is_empty() && self.flags & (SYN | FIN | RST) == 0
     }
 
+    /// From whom to whom.
+    pub const fn way(&self) -> (SocketAddr, SocketAddr) {
+        (self.source, self.destination)
+    }
+
     /// Both addresses, the smaller first: the same for both directions.
     pub fn connection(&self) -> (SocketAddr, SocketAddr) {
         (self.source.min(self.destination), self.source.max(self.destination))

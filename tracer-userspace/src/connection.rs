@@ -27,8 +27,10 @@ const MAX_SENSELESS_FRAMES: u32 = 16;
 const MAX_SENSELESS_PIECES: u32 = 64;
 /// The same, in one direction alone.
 const MAX_SENSELESS_PIECES_ONE_WAY: u32 = 100_000;
-/// Bytes of a request that `plausible_request` wants to see when there are that many.
-const REQUEST_HEAD_BYTES: usize = 10;
+/// A longer client id is not believed while frames are searched for.
+const MAX_CLIENT_ID_BYTES: usize = 256;
+/// A longer request without a client id is not believed while frames are searched for.
+const MAX_UNNAMED_BYTES: u32 = 1 << 20;
 /// acks=0 requests kept until the connection has proved to be Kafka.
 const MAX_UNCONFIRMED: usize = 1024;
 /// An answer larger than this is not kept when it has to be looked at again.
@@ -526,13 +528,26 @@ impl Core {
 
     fn judge(&self, direction: Direction, candidate: Candidate<'_>) -> Plausible {
         let as_request = || {
-            if candidate.head.len() < REQUEST_HEAD_BYTES && (candidate.head.len() as u64) < u64::from(candidate.declared_bytes) {
+            let Candidate { declared_bytes, head, at_piece_start } = candidate;
+            // In the middle of a segment only a client id that this connection has used before is believed.
+            if !at_piece_start && self.client_id.is_none() {
+                return Plausible::No;
+            }
+            let is_all = u32::try_from(head.len()).is_ok_and(|length| length >= declared_bytes);
+            let Some((length, named)) = head.get(8..).and_then(|rest| rest.split_first_chunk()) else {
+                return if is_all { Plausible::No } else { Plausible::NeedMore };
+            };
+            let client_id_bytes = i16::from_be_bytes(*length);
+            // As far as it is there. Waiting for more holds up what comes behind, so it must be worth it.
+            if !api::plausible_request(i32::try_from(declared_bytes).unwrap_or(i32::MAX), head) {
+                return Plausible::No;
+            }
+            if usize::try_from(client_id_bytes).is_ok_and(|length| length > named.len() && length <= MAX_CLIENT_ID_BYTES) && !is_all {
                 return Plausible::NeedMore;
             }
-            // In the middle of a segment only a client id that this connection has used before is believed.
-            let believed = api::plausible_request(i32::try_from(candidate.declared_bytes).unwrap_or(i32::MAX), candidate.head)
-                && (candidate.at_piece_start || self.is_own_client_id(candidate.head));
-            if believed { Plausible::Yes } else { Plausible::No }
+            // Zeros and small numbers, which answers are full of, look like a request without a client id.
+            let is_named = client_id_bytes > 0 || (head.get(4..8) != Some(&[0; 4]) && declared_bytes <= MAX_UNNAMED_BYTES);
+            if is_named && (at_piece_start || self.is_own_client_id(head)) { Plausible::Yes } else { Plausible::No }
         };
         let as_answer = || {
             let Some(id) = candidate.head.first_chunk::<4>() else { return Plausible::NeedMore };

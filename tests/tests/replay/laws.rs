@@ -243,18 +243,29 @@ fn without(whole: &str, part: &str, ignored: &[&str]) -> Result<Vec<Value>, Valu
 }
 
 #[test]
-fn a_start_in_the_middle_gives_a_part_of_the_listing_and_nothing_wrong() {
+fn a_start_in_the_middle_costs_only_what_had_begun_and_gives_nothing_wrong() {
+    let mut wrong = Vec::new();
     for (name, capture) in captures() {
         let whole = listing(&capture);
+        let frames = frames_of(&capture);
         let packets = capture.segments.len();
         let step = if packets <= 60 { 1 } else { packets / 30 };
         for skipped in (0..=packets).step_by(step) {
             let part = listing(&Capture { segments: capture.segments[skipped..].to_vec() });
-            if let Err(line) = without(&whole, &part, &[]) {
-                panic!("{name} without its first {skipped} packets: {} is not in the whole listing: {line}", name_of(&line));
+            match without(&whole, &part, &[]) {
+                Err(line) => {
+                    panic!("{name} without its first {skipped} packets: {} is not in the whole listing: {line}", name_of(&line))
+                }
+                Ok(left) => {
+                    let beyond = missing_beyond(&left, &times_touched(&capture, &frames, &capture.segments[..skipped]));
+                    if !beyond.is_empty() {
+                        wrong.push(format!("{name} without its first {skipped} packets: also missing are {}", beyond.join(", ")));
+                    }
+                }
             }
         }
     }
+    assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 #[test]
@@ -274,35 +285,46 @@ fn overlap(one: &std::ops::Range<usize>, other: &std::ops::Range<usize>) -> bool
     one.start < other.end && other.start < one.end
 }
 
-/// When the frames that a segment touches were seen, and the answers to those of them that are requests.
-fn times_touched(capture: &Capture, frames: &BTreeMap<Way, Framing>, lost: &Segment) -> Option<Vec<u64>> {
-    let way = (lost.source, lost.destination);
-    let this = frames.get(&way)?;
-    let touched = this.frames.iter().filter(|(range, _)| overlap(range, &this.range_of(lost)));
-    let touched: Vec<_> = touched.cloned().collect();
-    let mut parts: Vec<(Way, std::ops::Range<usize>)> = touched.iter().map(|(range, _)| (way, range.clone())).collect();
-    let back = (way.1, way.0);
-    if this.requests {
-        for (range, id) in &frames.get(&back)?.frames {
-            if touched.iter().any(|(_, asked)| asked == id) {
-                parts.push((back, range.clone()));
-            }
+/// When that was seen which the loss of some segments may cost: the frames that they hold a part of, the answers to those of
+/// them that are requests, and all of a connection of which no whole request and answer are left.
+fn times_touched(capture: &Capture, all: &BTreeMap<Way, Framing>, lost: &[Segment]) -> Vec<u64> {
+    let mut touched: BTreeMap<Way, Vec<(std::ops::Range<usize>, [u8; 4])>> = BTreeMap::new();
+    for (way, framing) in all {
+        let ranges: Vec<_> = lost.iter().filter(|segment| segment.way() == *way).map(|segment| framing.range_of(segment)).collect();
+        let is_touched = |(range, _): &&(std::ops::Range<usize>, [u8; 4])| ranges.iter().any(|lost| overlap(range, lost));
+        touched.insert(*way, framing.frames.iter().filter(is_touched).cloned().collect());
+    }
+    let mut times = Vec::new();
+    for segment in &capture.segments {
+        let way = segment.way();
+        let back = (way.1, way.0);
+        let (Some(framing), Some(this), Some(other)) = (all.get(&way), touched.get(&way), touched.get(&back)) else {
+            // Not known where its frames lie.
+            times.push(segment.time_ns);
+            continue;
+        };
+        let place = framing.range_of(segment);
+        let here = framing.frames.iter().filter(|(range, _)| overlap(range, &place));
+        let costs = here.into_iter().any(|frame| this.contains(frame) || (!framing.requests && other.iter().any(|(_, id)| *id == frame.1)));
+        let whole = |way: &Way| {
+            let frames = all.get(way).map(|framing| framing.frames.as_slice()).unwrap_or_default();
+            frames.iter().filter(|frame| !touched[way].contains(frame)).map(|(_, id)| *id).collect::<Vec<_>>()
+        };
+        let (one, two) = (whole(&way), whole(&back));
+        if costs || !one.iter().any(|id| two.contains(id)) {
+            times.push(segment.time_ns);
         }
     }
-    let holds_a_part = |segment: &&Segment| {
-        let way = (segment.source, segment.destination);
-        let Some(frames) = frames.get(&way) else { return false };
-        parts.iter().any(|(of, range)| *of == way && overlap(range, &frames.range_of(segment)))
-    };
-    Some(capture.segments.iter().filter(holds_a_part).map(|segment| segment.time_ns).collect())
+    times
 }
 
-/// True when the segment held a part of the only request and answer of its connection that are both there.
-fn is_only_pair(frames: &BTreeMap<Way, Framing>, lost: &Segment) -> bool {
-    let way = (lost.source, lost.destination);
-    let (Some(this), Some(back)) = (frames.get(&way), frames.get(&(way.1, way.0))) else { return false };
-    let left = this.frames.iter().filter(|(range, _)| !overlap(range, &this.range_of(lost)));
-    left.filter(|(_, id)| back.frames.iter().any(|(_, other)| other == id)).count() == 0
+/// The lines of `whole` that `part` lacks although nothing of theirs was seen at these times.
+fn missing_beyond(left: &[Value], times: &[u64]) -> Vec<String> {
+    let is_beyond = |line: &&Value| {
+        let time = unix_ns(line["time"].as_str().unwrap()).unwrap();
+        !times.iter().any(|ns| i128::from(*ns) == time)
+    };
+    left.iter().filter(is_beyond).map(name_of).collect()
 }
 
 #[test]
@@ -325,17 +347,8 @@ fn a_lost_packet_costs_only_the_frames_it_held_a_part_of() {
                     continue;
                 }
             };
-            let Some(times) = times_touched(&capture, &frames, &segment) else { continue };
-            if is_only_pair(&frames, &segment) {
-                // Without one nothing proves that the connection is Kafka.
-                continue;
-            }
             held_to_it += 1;
-            let beyond = left.iter().filter(|line| {
-                let time = unix_ns(line["time"].as_str().unwrap()).unwrap();
-                !times.iter().any(|ns| i128::from(*ns) == time)
-            });
-            let beyond: Vec<_> = beyond.map(name_of).collect();
+            let beyond = missing_beyond(&left, &times_touched(&capture, &frames, &[segment]));
             if !beyond.is_empty() {
                 wrong.push(format!("{name} without packet {lost}: also missing are {}", beyond.join(", ")));
             }
