@@ -563,6 +563,18 @@ fn a_root_that_is_not_the_hosts_is_refused() {
 
 #[test]
 #[ignore = "needs root: `cargo xtask test`"]
+fn a_host_without_cgroup_v2_gets_a_mount_of_our_own() {
+    let _turn = harness::turn();
+    let started = std::thread::spawn(|| {
+        net::without_mounts_of("cgroup2");
+        Recorder::start()
+    });
+    let mut recorder = started.join().unwrap();
+    recorder.expect_exchange(Connection::over("127.0.0.1:0"), &kafka_request(100_000), &pseudo_random(1000));
+}
+
+#[test]
+#[ignore = "needs root: `cargo xtask test`"]
 fn a_ring_that_is_too_small_loses_and_says_so() {
     let _turn = harness::turn();
     let mut recorder = Recorder::start_with(SourceConfig { ring_bytes: 256 << 10, ..SourceConfig::default() });

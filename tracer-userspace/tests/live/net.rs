@@ -176,6 +176,19 @@ pub(crate) fn set_tcp_option(socket: &impl AsRawFd, name: i32, value: i32) {
     assert_eq!(failed, 0, "option {name}: {}", std::io::Error::last_os_error());
 }
 
+/// Puts the thread into a mount namespace of its own, in which nothing of a kind is mounted.
+pub(crate) fn without_mounts_of(kind: &str) {
+    // SAFETY: only this thread, which shares its file system state with no other after this, sees another world.
+    #[expect(unsafe_code, reason = "descriptors and paths of other threads stay as they are")]
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.expect("root may have its own mounts");
+    let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).expect("mounts can be made private");
+    let mounts = std::fs::read_to_string("/proc/thread-self/mounts").unwrap();
+    for line in mounts.lines().filter(|line| line.split(' ').nth(2) == Some(kind)) {
+        rustix::mount::unmount(line.split(' ').nth(1).unwrap(), rustix::mount::UnmountFlags::DETACH).expect("it can be unmounted here");
+    }
+}
+
 /// Accepts without asking for the peer's address, as some servers do.
 pub(crate) fn accept_silently(listener: &TcpListener) -> TcpStream {
     // SAFETY: null for both means that the address is not wanted.

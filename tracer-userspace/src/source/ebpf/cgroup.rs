@@ -35,8 +35,8 @@ pub(super) fn open_root(configured: Option<&Path>) -> Result<Root, StartError> {
         let inode = inode(&directory).map_err(fail)?;
         return root_of(directory, path.to_owned(), inode);
     }
-    let mounts =
-        std::fs::read_to_string("/proc/self/mounts").map_err(|source| StartError::System { what: "read /proc/self/mounts", source })?;
+    let mounts = std::fs::read_to_string("/proc/thread-self/mounts")
+        .map_err(|source| StartError::System { what: "read /proc/thread-self/mounts", source })?;
     let mut foreign = None;
     for path in cgroup2_mounts(&mounts) {
         let Ok(directory) = File::open(&path).map(OwnedFd::from) else { continue };
