@@ -117,6 +117,12 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size, env = "KAFKA_TRACER_MEMORY_LIMIT", help_heading = "Limits")]
     pub memory_limit: u64,
 
+    /// Priority of the capturing thread, from -20 (first) to 19; 0 leaves it as the daemon was started
+    ///
+    /// It needs little time, but needs it soon: what it does not fetch before the ring is full is lost. Without the right to raise it (CAP_SYS_NICE) it stays.
+    #[arg(long, value_name = "NUMBER", default_value_t = -10, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-20..=19), env = "KAFKA_TRACER_NICE", help_heading = "Limits")]
+    pub nice: i32,
+
     /// End by itself after this time: a number with ms, s, m or h
     #[arg(long, value_name = "TIME", value_parser = time, env = "KAFKA_TRACER_DURATION", help_heading = "Limits")]
     pub duration: Option<Duration>,

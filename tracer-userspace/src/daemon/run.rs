@@ -36,6 +36,8 @@ use crate::time::Timestamp;
 const POLL: Duration = Duration::from_millis(50);
 /// Signals this close together are one: `timeout`, `sudo` and shells send it to the process and to its group.
 const SAME_SIGNAL: Duration = Duration::from_millis(500);
+/// A look that takes longer than this is told at level debug: the ring fills meanwhile.
+const HELD_UP: Duration = Duration::from_millis(250);
 /// How often the tracer's health is put on its meter.
 const HEALTH: Duration = Duration::from_secs(5);
 /// How long the last look for what the kernel had handed over may take.
@@ -114,13 +116,27 @@ pub fn run(args: &RunArgs) -> Result<Ended, DaemonError> {
         last_health: Instant::now(),
         lost_events: 0,
     };
-    let deadline = settings.shutdown_timeout;
-    let thread = std::thread::Builder::new().name("capture".to_owned()).spawn(move || daemon.run(deadline));
+    let (deadline, nice) = (settings.shutdown_timeout, settings.nice);
+    let thread = std::thread::Builder::new().name("capture".to_owned()).spawn(move || {
+        prefer(nice);
+        daemon.run(deadline)
+    });
     let thread = thread.map_err(|source| DaemonError::System { what: "start the capturing thread", source })?;
     Ok(thread.join().unwrap_or_else(|_| {
         error!("The capturing thread ended by a defect of the tracer; nothing more is captured. Please report it.");
         Ended::Failed
     }))
+}
+
+/// Sets the priority of this thread, where that is allowed.
+fn prefer(nice: i32) {
+    if nice == 0 {
+        return;
+    }
+    // Linux keeps it by thread, and takes a thread's id for a process's.
+    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), nice) {
+        debug!(nice, %error, "The capturing thread keeps its priority.");
+    }
 }
 
 fn text(settings: &Settings) -> Result<(Text<Lines>, super::lines::Writer), DaemonError> {
@@ -241,7 +257,12 @@ impl Daemon {
 
     fn capture(&mut self) -> Result<(), SourceError> {
         while !self.stop.load(Ordering::Acquire) && self.end.is_none_or(|end| Instant::now() < end) {
-            self.look(POLL)?;
+            let begun = Instant::now();
+            let events = self.look(POLL)?;
+            let took = begun.elapsed();
+            if took > HELD_UP {
+                debug!(events, milliseconds = took.as_millis(), "One look at the source took long.");
+            }
             if self.last_health.elapsed() >= HEALTH {
                 self.last_health = Instant::now();
                 if self.teller.is_unheard() {

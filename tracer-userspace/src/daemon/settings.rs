@@ -51,6 +51,8 @@ pub struct Settings {
     pub counted: Side,
     /// Size of the ring.
     pub ring_bytes: u32,
+    /// Priority of the capturing thread; 0 leaves it.
+    pub nice: i32,
     /// How long ending may take.
     pub shutdown_timeout: Duration,
     /// End by itself after this time.
@@ -134,6 +136,7 @@ impl Settings {
             },
             counted: if args.sides == SidesArg::Broker { Side::Broker } else { Side::Client },
             ring_bytes: u32::try_from(ring_bytes).unwrap_or(1 << 30),
+            nice: args.nice,
             shutdown_timeout: args.shutdown_timeout,
             duration: args.duration,
             warnings,
