@@ -65,6 +65,21 @@ fn deepflow_699_7644_roles_come_from_content_whoever_is_seen_first() {
     }
 }
 
+/// The end of a share group's answer, seen alone in a segment, looks like a request of 32 MiB without a client id; and a
+/// request that comes byte by byte looks like others that begin within it. Nothing may be swallowed by what is none.
+#[test]
+fn small_numbers_at_a_segments_start_are_no_request() {
+    let whole = untimed(listing(&talked(&conversation(), &[])));
+    let tail = [2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 1, 0, 0, 0, 1, 0];
+    for (begun, cuts) in [(&tail[..], &[][..]), (&tail[4..], &[]), (&[0; 40], &[]), (&tail, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13])] {
+        let mut recorder = Recorder::default();
+        let mut flow = recorder.connected_before();
+        recorder.answer_cut(&mut flow, begun, cuts);
+        talk(&mut recorder, &mut flow, &conversation(), cuts);
+        assert_eq!(untimed(listing(&recorder.capture())), whole);
+    }
+}
+
 /// DataDog/datadog-agent#38786: Metadata alone is too sparse to classify.
 #[test]
 fn datadog_38786_the_first_pair_confirms_and_the_second_teaches_topic_ids() {
