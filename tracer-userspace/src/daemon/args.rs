@@ -119,7 +119,7 @@ pub struct RunArgs {
 
     /// Priority of the capturing thread, from -20 (first) to 19; 0 leaves it as the daemon was started
     ///
-    /// It needs little time, but needs it soon: what it does not fetch before the ring is full is lost. Without the right to raise it (CAP_SYS_NICE) it stays.
+    /// It needs little time, but needs it soon: what it does not fetch before the ring is full is lost. Without the right to raise it (`CAP_SYS_NICE`) it stays.
     #[arg(long, value_name = "NUMBER", default_value_t = -10, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-20..=19), env = "KAFKA_TRACER_NICE", help_heading = "Limits")]
     pub nice: i32,
 
