@@ -9,6 +9,9 @@ use crate::capture::{ACK, Capture, SYN, Segment};
 /// From whom to whom.
 pub type Way = (SocketAddr, SocketAddr);
 
+/// Place of a frame, and its correlation id.
+pub type PlacedFrame = (Range<usize>, [u8; 4]);
+
 /// Where the frames of one direction lie, in bytes since its SYN.
 #[derive(Clone, Debug)]
 pub struct Framing {
@@ -16,8 +19,8 @@ pub struct Framing {
     pub requests: bool,
     /// Position of the first byte.
     pub first: u32,
-    /// Place of each frame, and its correlation id.
-    pub frames: Vec<(Range<usize>, [u8; 4])>,
+    /// Its frames.
+    pub frames: Vec<PlacedFrame>,
     /// The bytes.
     pub bytes: Vec<u8>,
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 use tests::capture::{Capture, FIN, File, Ip, Link, RST, SYN, Segment};
-use tests::framing::{Framing, Way, frames_of};
+use tests::framing::{Framing, PlacedFrame, Way, frames_of};
 use tests::observe::{observe_both_ends, settings};
 use tests::replay::{RECORDS, corpus, corpus_names, replay_bytes};
 use tests::truth::{lines, name_of, unix_ns};
@@ -288,10 +288,10 @@ fn overlap(one: &std::ops::Range<usize>, other: &std::ops::Range<usize>) -> bool
 /// When that was seen which the loss of some segments may cost: the frames that they hold a part of, the answers to those of
 /// them that are requests, and all of a connection of which no whole request and answer are left.
 fn times_touched(capture: &Capture, all: &BTreeMap<Way, Framing>, lost: &[Segment]) -> Vec<u64> {
-    let mut touched: BTreeMap<Way, Vec<(std::ops::Range<usize>, [u8; 4])>> = BTreeMap::new();
+    let mut touched: BTreeMap<Way, Vec<PlacedFrame>> = BTreeMap::new();
     for (way, framing) in all {
         let ranges: Vec<_> = lost.iter().filter(|segment| segment.way() == *way).map(|segment| framing.range_of(segment)).collect();
-        let is_touched = |(range, _): &&(std::ops::Range<usize>, [u8; 4])| ranges.iter().any(|lost| overlap(range, lost));
+        let is_touched = |(range, _): &&PlacedFrame| ranges.iter().any(|lost| overlap(range, lost));
         touched.insert(*way, framing.frames.iter().filter(is_touched).cloned().collect());
     }
     let mut times = Vec::new();
