@@ -5,9 +5,9 @@
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Counter {
-    /// Events with payload that were handed over, or meant to be: what was lost is counted in here too.
+    /// Events with payload. The programs count what is meant to be handed over, once for a packet; the daemon takes off what was lost.
     Events = 0,
-    /// Payload bytes of them.
+    /// Payload bytes, likewise.
     Bytes = 1,
     /// Sockets that became candidates.
     Candidates = 2,

@@ -163,7 +163,7 @@ pub(crate) fn data<const BLOCKS: u32>(skb: *mut __sk_buff, header: &EventHeader,
     if blocks >= BLOCKS {
         transport.counts.add(Counter::LostTooLongBytes, u64::from(packet.len - (BLOCKS << BLOCK_SHIFT)));
     }
-    transport.counts.add(Counter::Events, u64::from(blocks) + 1);
+    transport.counts.add(Counter::Events, u64::from(blocks) + u64::from(rest != 0));
     transport.counts.add(Counter::Bytes, u64::from(packet.len));
     // Everything in the loop comes from `i` alone: values that are carried from round to round make the verifier walk each combination
     // (`offset += BLOCK_BYTES` costs it three times as much as `i << BLOCK_SHIFT`).

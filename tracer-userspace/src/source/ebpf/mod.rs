@@ -74,6 +74,18 @@ impl KernelCounters {
         self.counts.get(counter as usize).copied().unwrap_or_default()
     }
 
+    /// From what was meant to be handed over to what was.
+    fn take_off_lost(&mut self) {
+        let lost_events = self.value(Counter::LostRingFull);
+        let lost_bytes =
+            [Counter::LostRingFullBytes, Counter::LostUnreadableBytes, Counter::LostTooLongBytes].map(|counter| self.value(counter));
+        for (counter, lost) in [(Counter::Events, lost_events), (Counter::Bytes, lost_bytes.iter().sum())] {
+            if let Some(value) = self.counts.get_mut(counter as usize) {
+                *value = value.saturating_sub(lost);
+            }
+        }
+    }
+
     /// All counters with their values.
     pub fn iter(&self) -> impl Iterator<Item = (Counter, u64)> {
         Counter::ALL.into_iter().zip(self.counts)
@@ -229,6 +241,7 @@ impl PacketSource {
                 *sum = sum.wrapping_add(*count);
             }
         }
+        counters.take_off_lost();
         Ok(counters)
     }
 
@@ -340,4 +353,27 @@ impl log::Log for Log {
     }
 
     fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_lost_is_not_handed_over() {
+        let mut counters = KernelCounters::default();
+        for (counter, value) in [
+            (Counter::Events, 10),
+            (Counter::Bytes, 1000),
+            (Counter::LostRingFull, 3),
+            (Counter::LostRingFullBytes, 300),
+            (Counter::LostUnreadableBytes, 20),
+            (Counter::LostTooLongBytes, 1),
+        ] {
+            counters.counts[counter as usize] = value;
+        }
+        counters.take_off_lost();
+        assert_eq!((counters.value(Counter::Events), counters.value(Counter::Bytes)), (7, 679));
+        assert_eq!(counters.iter().find(|(counter, _)| *counter == Counter::LostRingFull), Some((Counter::LostRingFull, 3)));
+    }
 }
