@@ -200,6 +200,8 @@ fn a_hundred_thousand_topics_stay_below_the_ceiling() {
             line.exchange(number, &request(8, 2, "client", &body), &answer(&said));
         }
     });
+    // What the part of a debug build sees takes less time than observations may be held back.
+    line.pipeline.finish(&mut line.out);
     assert!(line.out.spans > 0);
     assert_eq!(line.pipeline.counters().frames.get("decoded"), Some(&u64::from(100_000 / PART)));
     assert!(peak < CEILING, "{} MiB", peak >> 20);
