@@ -36,6 +36,23 @@ pub fn test(which: Tests, filter: &[OsString]) -> Result<()> {
         step::heading("cargo test", "everything that needs neither root nor a broker");
         run_tests(workspace::cargo().args(["test", "--workspace", "--no-fail-fast", "--"]).args(filter), &mut tally)?;
     }
+    if which == Tests::All {
+        step::heading("release tests", "what needs speed: memory at full scale, two million damaged messages");
+        let mut release = workspace::cargo();
+        release.args([
+            "test",
+            "--release",
+            "--package",
+            "tracer-userspace",
+            "--no-fail-fast",
+            "--test",
+            "scale",
+            "--test",
+            "kafka_hostile",
+            "--",
+        ]);
+        run_tests(release.args(filter), &mut tally)?;
+    }
     if which != Tests::Plain {
         live(filter, &mut tally)?;
     }
