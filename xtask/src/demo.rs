@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -38,7 +39,14 @@ pub fn run() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("the demo attaches programs to the kernel and needs root: `sudo -E cargo xtask demo`");
     }
-    let daemon = build::daemon(Profile::Debug)?;
+    with(&build::daemon(Profile::Debug)?)
+}
+
+/// Shows a tracer that is built already.
+///
+/// # Errors
+/// As [`run`].
+pub fn with(daemon: &Path) -> Result<()> {
     let distribution = Distribution::ensure(Distribution::NEWEST)?;
     let clients = SCENES.map(|scene| Client::ensure(scene.language, &distribution));
     let broker = step::step("start a broker", &format!("Apache Kafka {}, one node, on loopback", distribution.version()), || {
@@ -124,8 +132,9 @@ fn explain(spans: &[Span]) -> Result<()> {
         ensure!(fetched == expected, "{fetched} of the {expected} records that {name} consumed from {topic} are in spans");
         ensure!(joined_count == expected, "of {topic}, {joined_count} of {expected} records are in one trace from produce to fetch");
         let median = times.get(times.len() / 2).with_context(|| format!("no fetch of {topic} tells its end-to-end time"))?;
+        let library = format!("({name})");
         lines.push(format!(
-            "  {topic:<9} {producer:>5} -> {consumer:<8} ({name:<10})  {joined_count} of {expected} records joined, {:.1} ms end to end (median)",
+            "  {topic:<9} {producer:>5} -> {consumer:<8} {library:<13}  {joined_count} of {expected} records joined, {:.1} ms end to end (median)",
             median * 1e3
         ));
     }

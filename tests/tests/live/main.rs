@@ -6,6 +6,7 @@
 
 mod accounting;
 mod collector;
+mod demo;
 mod deploy;
 mod lab;
 mod lifecycle;

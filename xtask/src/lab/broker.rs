@@ -101,6 +101,8 @@ fn cluster_id() -> Result<String> {
     let path = "/proc/sys/kernel/random/uuid";
     let uuid = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
     let number = u128::from_str_radix(&uuid.trim().replace('-', ""), 16).with_context(|| format!("{path} holds no uuid"))?;
+    // Kafka's tools take an identifier that begins with a dash for an option: the first bit is 0, the first digit a letter.
+    let number = number & (u128::MAX >> 1);
     // 128 bits in 22 digits of 6 bits, the last 4 of them padding.
     let digits = (0..22).map(|index| {
         let shift = 128 - 6 * (index + 1);
@@ -145,6 +147,7 @@ mod tests {
     fn a_cluster_id_has_the_shape_of_kafkas() {
         let id = cluster_id().unwrap();
         assert_eq!(id.len(), 22, "{id}");
+        assert!(id.starts_with(|first: char| first.is_ascii_alphabetic()), "{id}");
         assert!(id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'), "{id}");
         assert!("AQgw".contains(id.chars().last().unwrap()), "the last digit holds two bits: {id}");
         assert_ne!(id, cluster_id().unwrap());
