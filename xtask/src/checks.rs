@@ -74,7 +74,8 @@ fn live(filter: &[OsString], tally: &mut Tally) -> Result<()> {
     }
     // Kept apart: any build without the feature `live` puts its own in that place.
     let daemon = workspace::target_dir().join("xtask/kafka-tracer");
-    let built = build::daemon(Profile::Debug)?;
+    // As it is used: a debug build is ten times slower, and loses bytes under a load that the real one carries.
+    let built = build::daemon(Profile::Release)?;
     fs::copy(&built, &daemon).with_context(|| format!("cannot copy {} to {}", built.display(), daemon.display()))?;
     let bpf_dir = build::bpf_dir(Profile::Debug);
     // What takes long is fetched and built here, where its progress is seen.
