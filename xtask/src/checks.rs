@@ -77,7 +77,7 @@ fn live(filter: &[OsString], tally: &mut Tally) -> Result<()> {
     // As it is used: a debug build is ten times slower, and loses bytes under a load that the real one carries.
     let built = build::daemon(Profile::Release)?;
     fs::copy(&built, &daemon).with_context(|| format!("cannot copy {} to {}", built.display(), daemon.display()))?;
-    let bpf_dir = build::bpf_dir(Profile::Debug);
+    let bpf_dir = build::programs(Profile::Debug)?;
     // What takes long is fetched and built here, where its progress is seen.
     for version in [Distribution::NEWEST, Distribution::OLD] {
         let distribution = Distribution::ensure(version)?;
