@@ -19,6 +19,21 @@ pub fn offline() -> Result<()> {
     step::foreground(workspace::cargo().args(["bench", "--package", "tracer-userspace"]))
 }
 
+/// Measures what the kernel programs cost the traffic that they see.
+///
+/// # Errors
+/// If they cannot be built or attached.
+pub fn packets() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("this benchmark attaches programs to the kernel and needs root: `sudo -E cargo xtask bench packets`");
+    }
+    let programs = build::programs(Profile::Release)?;
+    step::heading("bench packets", "traffic over loopback with the programs and without, in turn");
+    let mut bench = workspace::cargo();
+    bench.args(["bench", "--package", "tracer-userspace", "--features", "live", "--bench", "packet_source"]);
+    step::foreground(bench.env("KAFKA_TRACER_BPF_DIR", programs))
+}
+
 /// How the live benchmark is run.
 #[derive(Clone, Copy, Debug)]
 pub struct Live {

@@ -74,6 +74,8 @@ enum Benchmark {
         #[arg(long, default_value_t = 1_000_000)]
         records: u32,
     },
+    /// What the kernel programs cost traffic that is not Kafka's, and that is: ping-pong, streams, connections (root; two minutes).
+    Packets,
 }
 
 /// Does the job.
@@ -104,6 +106,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         Job::Test { filter, .. } => checks::test(Tests::All, &filter),
         Job::Lint => checks::lint(),
         Job::Bench { kind: None } => bench::offline(),
+        Job::Bench { kind: Some(Benchmark::Packets) } => bench::packets(),
         Job::Bench { kind: Some(Benchmark::Live { pairs, records }) } => bench::live(bench::Live { pairs, records }),
         Job::Ci => {
             checks::lint()?;
