@@ -58,6 +58,9 @@ impl Sink for Count {
 }
 
 fn main() {
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return; // `cargo test --all-targets` only wants to know that it builds
+    }
     println!(
         "{:<44} {:>9} {:>12} {:>10} {:>12}",
         "captured segments to observations, one core", "GB/s", "records/s", "memcpy x", "allocs/record"
