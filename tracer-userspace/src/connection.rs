@@ -15,6 +15,7 @@ use crate::frame::{Candidate, DesyncReason, Frame, FrameEvent, FrameLimits, Fram
 use crate::kafka::api::{self, Response};
 use crate::kafka::versions;
 use crate::kafka::wire::{DamageKind, Payload};
+pub use crate::observe::Sides;
 use crate::observe::{self, ConnectionEvent, ConnectionEventKind, Observation, Observer, Outcome, RequestState, Side, Who};
 use crate::source::{Direction, SocketKey, Verdict};
 use crate::stream::{Opened, Piece, Stream, StreamCounters, StreamLimits};
@@ -46,25 +47,6 @@ pub struct Reader<'a> {
     pub sink: &'a mut dyn FnMut(Observation),
     /// Which ends' sockets are wanted.
     pub sides: Sides,
-}
-
-/// Which ends' sockets are observed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Sides {
-    /// The clients': each request is seen once, by who made it.
-    #[default]
-    Client,
-    /// The brokers'.
-    Broker,
-    /// Both.
-    Both,
-}
-
-impl Sides {
-    /// Is this end wanted?
-    pub const fn wants(self, side: Side) -> bool {
-        matches!((self, side), (Self::Both, _) | (Self::Client, Side::Client) | (Self::Broker, Side::Broker))
-    }
 }
 
 /// What is set for all connections.

@@ -189,17 +189,7 @@ pub enum OutputArg {
     None,
 }
 
-impl From<SidesArg> for telemetry::Sides {
-    fn from(sides: SidesArg) -> Self {
-        match sides {
-            SidesArg::Client => Self::Client,
-            SidesArg::Broker => Self::Broker,
-            SidesArg::Both => Self::Both,
-        }
-    }
-}
-
-impl From<SidesArg> for crate::connection::Sides {
+impl From<SidesArg> for crate::observe::Sides {
     fn from(sides: SidesArg) -> Self {
         match sides {
             SidesArg::Client => Self::Client,

@@ -66,6 +66,25 @@ pub enum Side {
     Broker,
 }
 
+/// Which ends' sockets are observed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sides {
+    /// The clients': each request is seen once, by who made it.
+    #[default]
+    Client,
+    /// The brokers'.
+    Broker,
+    /// Both.
+    Both,
+}
+
+impl Sides {
+    /// Is this end wanted?
+    pub const fn wants(self, side: Side) -> bool {
+        matches!((self, side), (Self::Both, _) | (Self::Client, Side::Client) | (Self::Broker, Side::Broker))
+    }
+}
+
 /// The process that owns the socket, as `enrich` described it. Telemetry of the connection carries its resource.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Process {

@@ -7,6 +7,8 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::observe::Sides;
+
 /// Which span a record lands in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scope {
@@ -29,18 +31,6 @@ pub enum Coordinates {
     Link,
     /// No id is computed.
     Off,
-}
-
-/// From which end of a connection spans are made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Sides {
-    /// From the client's socket.
-    #[default]
-    Client,
-    /// From the broker's socket.
-    Broker,
-    /// From both: the broker's `send` is a child of the client's.
-    Both,
 }
 
 /// Span kind of `fetch`.
