@@ -201,8 +201,8 @@ fn check_counters(told: &[Told], spans: &[Span], collector: &Collector) -> Resul
     anyhow::ensure!(lost == 0.0, "{lost} events or bytes lost on their way from the kernel");
     for told in told {
         let fetches = spans.iter().filter(|span| span.topic() == Some(&told.topic) && span.operation() == Some("fetch"));
-        let fetched = usize::try_from(fetches.map(Span::messages).sum::<i64>())?;
-        for (metric, records) in [("messaging.client.sent.messages", told.sent.len()), ("messaging.client.consumed.messages", fetched)] {
+        let consumed = usize::try_from(fetches.map(Span::messages).sum::<i64>())?;
+        for (metric, records) in [("messaging.client.sent.messages", told.sent.len()), ("messaging.client.consumed.messages", consumed)] {
             let (counted, records) = (collector.counted(metric, &told.topic)?, f64::from(u32::try_from(records)?));
             anyhow::ensure!((counted - records).abs() < 0.5, "{metric} of {} is {counted}, not {records}", told.topic);
         }
