@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tracer_common::counter::Counter;
-use tracer_userspace::source::ebpf::{PacketSource, RunTime, SourceConfig};
+use tracer_userspace::source::ebpf::{LiveSource, Pacer, PacketSource, RunTime, SourceConfig, count_run_time};
 
 /// Rounds of each kind.
 const ROUNDS: usize = 15;
@@ -127,16 +127,15 @@ impl Running {
     fn start(counts_time: bool) -> Self {
         let mut source =
             PacketSource::start(SourceConfig { ring_bytes: 128 << 20, ..SourceConfig::default() }).expect("the benchmark needs root");
-        if counts_time {
-            source.count_run_time().expect("the kernel counts the time of programs");
-        }
+        let counting = counts_time.then(|| count_run_time().expect("the kernel counts the time of programs"));
         let stop = Arc::new(AtomicBool::new(false));
         let reader = {
             let stop = stop.clone();
             std::thread::spawn(move || {
+                let (_counting, mut pacer) = (counting, Pacer::default());
                 while !stop.load(Ordering::Relaxed) {
-                    source
-                        .poll(Duration::from_millis(50), &mut |event| {
+                    pacer
+                        .poll(&mut [&mut source], Duration::from_millis(50), &mut |event| {
                             std::hint::black_box(event);
                         })
                         .expect("the source goes on");

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use harness::{Connection, Recorder, exchange, kafka_request, pseudo_random};
 use net::{Namespace, RoughLine, accept_silently, set_tcp_option, unconnected, wait_until};
 use tracer_common::counter::Counter;
-use tracer_userspace::source::ebpf::{PacketSource, SourceConfig, StartError};
+use tracer_userspace::source::ebpf::{LiveSource, PacketSource, SourceConfig, StartError};
 use tracer_userspace::source::{Direction, Verdict};
 
 const LOOPBACKS: [&str; 2] = ["127.0.0.1:0", "[::1]:0"];

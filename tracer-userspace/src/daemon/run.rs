@@ -11,7 +11,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
 use tokio::signal::unix::{SignalKind, signal};
-use tracer_common::counter::Counter;
 use tracing::{debug, error, info, warn};
 
 use super::args::RunArgs;
@@ -25,7 +24,7 @@ use crate::export::Otlp;
 use crate::export::otlp::{Flushed, MetricSource, TransportError};
 use crate::export::text::{Text, may_colour};
 use crate::pipeline::Pipeline;
-use crate::source::ebpf::{PacketSource, SourceConfig, SourceError, StartError};
+use crate::source::ebpf::{SourceConfig, SourceCounts, SourceError, Sources, StartError};
 use crate::source::{CaptureEvent, SocketKey, Verdict};
 use crate::telemetry::metrics::{HealthMeter, Metrics};
 use crate::telemetry::semconv::{self, metric};
@@ -96,7 +95,7 @@ pub fn run(args: &RunArgs) -> Result<Ended, DaemonError> {
     let sources: Vec<Box<dyn MetricSource>> = vec![Box::new(metrics.sources()), Box::new(SharedHealth(Arc::clone(&health)))];
     // Capture last: once it runs, all is there to take what it sees.
     let otlp = Otlp::start(&settings.export, sources)?;
-    let source = PacketSource::start(SourceConfig {
+    let sources = Sources::start(SourceConfig {
         ring_bytes: settings.ring_bytes,
         force_ports: args.ports.clone(),
         exclude_ports: args.exclude_ports.clone(),
@@ -107,7 +106,7 @@ pub fn run(args: &RunArgs) -> Result<Ended, DaemonError> {
     announce(args, &settings);
     let teller = Teller::new(Telemetry::new(settings.spans.clone()), metrics, health, enricher, otlp, text);
     let daemon = Daemon {
-        source,
+        sources,
         pipeline: Pipeline::new(settings.pipeline.clone()),
         teller,
         stop,
@@ -203,7 +202,7 @@ fn announce(args: &RunArgs, settings: &Settings) {
 }
 
 struct Daemon {
-    source: PacketSource,
+    sources: Sources,
     pipeline: Pipeline,
     teller: Teller,
     stop: Arc<AtomicBool>,
@@ -229,10 +228,10 @@ impl Daemon {
                 true
             }
         };
-        let Self { source, mut pipeline, mut teller, .. } = self;
-        let kernel = source_health(&source);
+        let Self { sources, mut pipeline, mut teller, .. } = self;
+        let counts = sources.counts();
         // Detach first: from here on the host pays nothing any more.
-        drop(source);
+        drop(sources);
         let finished = catch_unwind(AssertUnwindSafe(|| pipeline.finish(&mut teller)));
         if finished.is_err() {
             error!("Ending the line met a defect of the tracer. Please report it.");
@@ -240,7 +239,7 @@ impl Daemon {
         teller.tick(now());
         let counters = pipeline.counters();
         let mut health = teller.snapshot(&counters);
-        health.values.extend(kernel.values);
+        health.values.extend(source_health(counts.as_ref().ok()).values);
         teller.publish(health.clone());
         let Flushed { clean, unsent_spans } = teller.finish(&health, deadline);
         if unsent_spans > 0 {
@@ -268,8 +267,11 @@ impl Daemon {
                 if self.teller.is_unheard() {
                     break;
                 }
-                let health = self.health();
-                self.warn_of_loss(&health);
+                let counts = self.sources.counts().ok();
+                if let Some(counts) = &counts {
+                    self.warn_of_loss(counts);
+                }
+                let health = self.health(counts.as_ref());
                 debug!(connections = self.pipeline.connections(), buffered_bytes = self.pipeline.buffered_bytes(), "Health.");
                 self.teller.publish(health);
             }
@@ -283,10 +285,10 @@ impl Daemon {
 
     /// Takes what the source has; returns how many events that was.
     fn look(&mut self, timeout: Duration) -> Result<u64, SourceError> {
-        let Self { source, pipeline, teller, own_pid, .. } = self;
+        let Self { sources, pipeline, teller, own_pid, .. } = self;
         teller.tick(now());
         let mut own: Vec<SocketKey> = Vec::new();
-        let polled = source.poll(timeout, &mut |event: CaptureEvent<'_>| {
+        let polled = sources.poll(timeout, &mut |event: CaptureEvent<'_>| {
             if own_pid.is_some() && event.pid == *own_pid {
                 own.push(event.socket);
                 return;
@@ -298,22 +300,17 @@ impl Daemon {
         }
         own.dedup();
         for socket in own {
-            source.verdict(socket, Verdict::Ignore)?;
+            sources.verdict(socket, Verdict::Ignore)?;
         }
         for (socket, verdict) in teller.take_verdicts() {
-            source.verdict(socket, verdict)?;
+            sources.verdict(socket, verdict)?;
         }
         Ok(polled.events)
     }
 
     /// A word each time that the ring overflowed since the last look, with what to do about it.
-    fn warn_of_loss(&mut self, health: &HealthSnapshot) {
-        let ring_full = |name: &str| {
-            let found =
-                health.values.iter().find(|value| value.name == name && value.attributes == [(semconv::REASON, "ring_full".into())]);
-            found.map_or(0, |value| value.value)
-        };
-        let (events, bytes) = (ring_full(metric::CAPTURE_LOST_EVENTS), ring_full(metric::CAPTURE_LOST));
+    fn warn_of_loss(&mut self, counts: &SourceCounts) {
+        let (events, bytes) = counts.ring_full();
         if events > self.lost_events {
             let since_last = events - self.lost_events;
             self.lost_events = events;
@@ -325,35 +322,26 @@ impl Daemon {
         }
     }
 
-    fn health(&self) -> HealthSnapshot {
+    fn health(&self, counts: Option<&SourceCounts>) -> HealthSnapshot {
         let counters: Counters = self.pipeline.counters();
         let mut health = self.teller.snapshot(&counters);
-        health.values.extend(source_health(&self.source).values);
+        health.values.extend(source_health(counts).values);
         health
     }
 }
 
-/// What the kernel counted, in the tracer's words.
-fn source_health(source: &PacketSource) -> HealthSnapshot {
+/// What the sources counted, in the tracer's words.
+fn source_health(counts: Option<&SourceCounts>) -> HealthSnapshot {
     let mut health = HealthSnapshot::default();
-    let Ok(counts) = source.counters() else { return health };
-    for (counter, value) in counts.iter() {
-        match counter {
-            Counter::Events => health.add(metric::CAPTURE_EVENTS, value),
-            Counter::Bytes => health.add(metric::CAPTURE_BYTES, value),
-            Counter::LostRingFullBytes => health.add_by(metric::CAPTURE_LOST, semconv::REASON, "ring_full", value),
-            Counter::LostUnreadableBytes => health.add_by(metric::CAPTURE_LOST, semconv::REASON, "unreadable", value),
-            Counter::LostTooLongBytes => health.add_by(metric::CAPTURE_LOST, semconv::REASON, "too_long", value),
-            Counter::LostRingFull | Counter::SkippedHeaders | Counter::LostNoState => {
-                health.add_by(metric::CAPTURE_LOST_EVENTS, semconv::REASON, counter.name(), value);
-            }
-            // Not lost: how many were looked at, and what came too early and was kept.
-            Counter::Candidates | Counter::BeforeAccept | Counter::Overtook => {}
-        }
+    let Some(counts) = counts else { return health };
+    health.add(metric::CAPTURE_EVENTS, counts.events);
+    health.add(metric::CAPTURE_BYTES, counts.bytes);
+    for (reason, value) in &counts.lost_bytes {
+        health.add_by(metric::CAPTURE_LOST, semconv::REASON, *reason, *value);
     }
-    let early = source.early_counters();
-    health.add_by(metric::CAPTURE_LOST_EVENTS, semconv::REASON, "no_socket", early.given_up);
-    health.add_by(metric::CAPTURE_LOST_EVENTS, semconv::REASON, "malformed", early.malformed);
+    for (reason, value) in &counts.lost_events {
+        health.add_by(metric::CAPTURE_LOST_EVENTS, semconv::REASON, *reason, *value);
+    }
     health
 }
 

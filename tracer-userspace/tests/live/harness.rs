@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracer_userspace::source::ebpf::{PacketSource, SourceConfig};
+use tracer_userspace::source::ebpf::{Pacer, PacketSource, SourceConfig};
 use tracer_userspace::source::{CaptureEvent, Direction, EventKind, SocketKey};
 
 /// How long a test waits for what must come.
@@ -21,6 +21,7 @@ pub(crate) fn turn() -> MutexGuard<'static, ()> {
 /// A running source, and what it saw.
 pub(crate) struct Recorder {
     pub(crate) source: PacketSource,
+    pacer: Pacer,
     pub(crate) seen: Seen,
 }
 
@@ -137,7 +138,7 @@ impl Recorder {
 
     pub(crate) fn start_with(config: SourceConfig) -> Self {
         match PacketSource::start(config) {
-            Ok(source) => Self { source, seen: Seen::default() },
+            Ok(source) => Self { source, pacer: Pacer::default(), seen: Seen::default() },
             Err(error) => panic!("the live tests need root, Linux 5.8 and cgroup v2: {error}"),
         }
     }
@@ -150,7 +151,7 @@ impl Recorder {
                 return false;
             }
             let seen = &mut self.seen;
-            self.source.poll(Duration::from_millis(50), &mut |event| seen.take(event)).unwrap();
+            self.pacer.poll(&mut [&mut self.source], Duration::from_millis(50), &mut |event| seen.take(event)).unwrap();
         }
         true
     }
@@ -160,7 +161,7 @@ impl Recorder {
         let deadline = Instant::now() + time;
         while Instant::now() < deadline {
             let seen = &mut self.seen;
-            self.source.poll(Duration::from_millis(20), &mut |event| seen.take(event)).unwrap();
+            self.pacer.poll(&mut [&mut self.source], Duration::from_millis(20), &mut |event| seen.take(event)).unwrap();
         }
     }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
-use super::error::StartError;
+use crate::source::ebpf::StartError;
 
 /// Inode of the root directory of the whole hierarchy. The root of a cgroup namespace looks the same but for this.
 const ROOT_INODE: u64 = 1;

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use hashlink::{LinkedHashMap, LruCache};
 use tracer_common::event::{EventHeader, Kind, Opening, direction, flag, opening};
 
-use super::clock::Offset;
+use crate::source::ebpf::clock::Offset;
 use crate::source::{CaptureEvent, Direction, EventKind, SocketKey, Verdict};
 
 /// Sockets that are remembered, least recently seen forgotten first.

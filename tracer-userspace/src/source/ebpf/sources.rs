@@ -1,0 +1,80 @@
+//! What the daemon drives: the main source, and what runs beside it.
+
+use std::time::Duration;
+
+use super::{BESIDE, LiveSource, Pacer, PacketSource, Polled, RunTime, SourceConfig, SourceCounts, SourceError, StartError};
+use crate::source::{CaptureEvent, SocketKey, Verdict};
+
+/// The running sources. Their events go into one sink; a verdict goes to the source that knows the socket.
+pub struct Sources {
+    /// Sees the connections of the host.
+    main: Box<dyn LiveSource + Send>,
+    /// Sees into encrypted connections; the scopes of its sockets have [`BESIDE`] set.
+    beside: Option<Box<dyn LiveSource + Send>>,
+    pacer: Pacer,
+}
+
+impl Sources {
+    /// Starts what this host allows. Events come from now on.
+    ///
+    /// # Errors
+    /// When no main source can run: says what is missing, and what to do about it.
+    pub fn start(config: SourceConfig) -> Result<Self, StartError> {
+        Ok(Self { main: Box::new(PacketSource::start(config)?), beside: None, pacer: Pacer::default() })
+    }
+
+    /// Waits until events come or the time is up, and hands on all that are there. Call it in a loop, from one thread: it paces itself.
+    ///
+    /// # Errors
+    /// If the kernel refuses what it granted at the start. Lost events are no error: they are holes in the streams, and counted.
+    pub fn poll(&mut self, timeout: Duration, sink: &mut dyn FnMut(CaptureEvent<'_>)) -> Result<Polled, SourceError> {
+        match &mut self.beside {
+            Some(beside) => self.pacer.poll(&mut [self.main.as_mut(), beside.as_mut()], timeout, sink),
+            None => self.pacer.poll(&mut [self.main.as_mut()], timeout, sink),
+        }
+    }
+
+    /// Tells the kernel what became of a socket.
+    ///
+    /// # Errors
+    /// If the kernel refuses to write the map.
+    pub fn verdict(&mut self, socket: SocketKey, verdict: Verdict) -> Result<(), SourceError> {
+        match &mut self.beside {
+            Some(beside) if socket.scope & BESIDE != 0 => beside.verdict(socket, verdict),
+            _ => self.main.verdict(socket, verdict),
+        }
+    }
+
+    /// The process that owns a socket (pid of the initial namespace), once known.
+    pub fn owner(&self, socket: SocketKey) -> Option<u32> {
+        match &self.beside {
+            Some(beside) if socket.scope & BESIDE != 0 => beside.owner(socket),
+            _ => self.main.owner(socket),
+        }
+    }
+
+    /// What all sources handed over and lost since their start.
+    ///
+    /// # Errors
+    /// If the kernel refuses to read the map.
+    pub fn counts(&self) -> Result<SourceCounts, SourceError> {
+        let mut counts = self.main.counts()?;
+        if let Some(beside) = &self.beside {
+            counts.add(beside.counts()?);
+        }
+        Ok(counts)
+    }
+
+    /// How long each program ran, while that is counted.
+    pub fn run_time(&self) -> Vec<RunTime> {
+        let beside = self.beside.iter().flat_map(|source| source.run_time());
+        self.main.run_time().into_iter().chain(beside).collect()
+    }
+}
+
+impl std::fmt::Debug for Sources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let beside = self.beside.as_ref().map(|source| source.name());
+        f.debug_struct("Sources").field("main", &self.main.name()).field("beside", &beside).finish_non_exhaustive()
+    }
+}
