@@ -13,6 +13,7 @@ pub mod frame;
 pub mod kafka;
 pub mod observe;
 pub mod pipeline;
+pub mod privileges;
 pub mod replay;
 pub mod source;
 pub mod stream;

@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracer_userspace::daemon::without_empty_variables;
 #[cfg(feature = "live")]
-use tracer_userspace::daemon::{Ended, RunArgs, run};
+use tracer_userspace::daemon::{CheckArgs, Ended, RunArgs, check, run};
+#[cfg(feature = "live")]
+use tracer_userspace::export::text::may_colour;
 use tracer_userspace::replay::{ReplayArgs, ReplayError, ReplayStatus, replay};
 
 /// Shows what happens to Kafka messages on this host, without touching a program.
@@ -36,9 +38,24 @@ enum Command {
     /// capture failed, 3 when it ended with spans undelivered.
     Run(Box<RunArgs>),
 
+    #[cfg(feature = "live")]
+    /// Say what this host allows, what will be used, what is missing and how to get it
+    ///
+    /// Attaches nothing and changes nothing. Works without root, and then says what it could not find out. Exit status: 0 when live capture
+    /// can run, 1 when it cannot.
+    Check(CheckArgs),
+
     #[cfg(not(feature = "live"))]
     /// Not in this build, which was made without live capture: `cargo xtask build` makes one with it
     Run {
+        /// Taken, so that the answer is about the build and not about an argument
+        #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+
+    #[cfg(not(feature = "live"))]
+    /// Not in this build, which was made without live capture: `cargo xtask build` makes one with it
+    Check {
         /// Taken, so that the answer is about the build and not about an argument
         #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -50,8 +67,10 @@ fn main() -> ExitCode {
     match Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command {
         #[cfg(feature = "live")]
         Command::Run(args) => run_daemon(&args),
+        #[cfg(feature = "live")]
+        Command::Check(args) => run_check(&args),
         #[cfg(not(feature = "live"))]
-        Command::Run { .. } => {
+        Command::Run { .. } | Command::Check { .. } => {
             eprintln!(
                 "kafka-tracer: this build has no live capture; `cargo xtask build` makes one that has, `kafka-tracer replay` reads capture files"
             );
@@ -69,6 +88,19 @@ fn run_daemon(args: &RunArgs) -> ExitCode {
         Ok(Ended::Unsent) => ExitCode::from(3),
         Err(error) => {
             eprintln!("kafka-tracer: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(feature = "live")]
+fn run_check(args: &CheckArgs) -> ExitCode {
+    let colour = may_colour(io::stdout().is_terminal(), &|name| std::env::var(name).ok());
+    match check(args, colour, &mut io::stdout().lock()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("kafka-tracer: {error}");
             ExitCode::FAILURE
         }
     }

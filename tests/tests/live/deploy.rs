@@ -76,7 +76,7 @@ fn libraries(program: &Path) -> Result<BTreeSet<PathBuf>> {
     Ok(libraries)
 }
 
-fn cgroup2_root() -> Result<String> {
+pub(crate) fn cgroup2_root() -> Result<String> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let place = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|fields| fields.get(2) == Some(&"cgroup2"));
     place.and_then(|fields| fields.get(1).map(|place| (*place).to_owned())).context("cgroup v2 is not mounted")

@@ -132,6 +132,27 @@ pub struct RunArgs {
     pub shutdown_timeout: Duration,
 }
 
+/// What `kafka-tracer check` was asked for.
+#[derive(Args, Clone, Debug)]
+pub struct CheckArgs {
+    /// What to print
+    #[arg(long, value_enum, default_value_t = CheckFormat::Text)]
+    pub format: CheckFormat,
+
+    /// Root of the cgroup v2 hierarchy, as for `run`; found in /proc/self/mounts when not given
+    #[arg(long, value_name = "PATH", env = "KAFKA_TRACER_CGROUP")]
+    pub cgroup: Option<PathBuf>,
+}
+
+/// How `kafka-tracer check` answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CheckFormat {
+    /// Lines for people; what is as it should be is summed up
+    Text,
+    /// One JSON object with everything
+    Json,
+}
+
 /// The command with all arguments for which an empty environment variable is set no longer reading it: OpenTelemetry's
 /// rule, an empty variable is an unset one, for every variable.
 pub fn without_empty_variables(command: clap::Command) -> clap::Command {

@@ -1,4 +1,4 @@
-//! `kafka-tracer run`: the daemon. Supervises capture, the line and the exporters; starts them in order and ends them in
+//! `kafka-tracer check`: what the daemon would find here. `kafka-tracer run`: the daemon. Supervises capture, the line and the exporters; starts them in order and ends them in
 //! order: detach, drain, flush.
 //!
 //! In: [`RunArgs`], the environment, signals. Out: spans and metrics through `export`, a log on standard error, and how
@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 mod args;
+#[cfg(feature = "live")]
+mod check;
 #[cfg(any(feature = "live", test))]
 mod lines;
 #[cfg(feature = "live")]
@@ -19,7 +21,9 @@ mod settings;
 #[cfg(feature = "live")]
 mod teller;
 
-pub use args::{CoordinatesArg, HeadersArg, OutputArg, RunArgs, SidesArg, without_empty_variables};
+pub use args::{CheckArgs, CheckFormat, CoordinatesArg, HeadersArg, OutputArg, RunArgs, SidesArg, without_empty_variables};
+#[cfg(feature = "live")]
+pub use check::check;
 #[cfg(feature = "live")]
 pub use run::{DaemonError, Ended, run};
 pub use settings::{Settings, SettingsError};

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use clap::{Args, Command, FromArgMatches, Parser};
 
-use super::{RunArgs, Settings};
+use super::{CheckArgs, RunArgs, Settings};
 use crate::replay::ReplayArgs;
 
 /// A variable of the OpenTelemetry specification that `run` obeys: name, default, meaning, and a value that changes something.
@@ -109,6 +109,8 @@ and `TERM=dumb` keep the text plain, which it also is where it does not go to a 
 ",
     );
     tables(&mut page, &ReplayArgs::augment_args(Command::new("replay")), false);
+    page.push_str("\n## `kafka-tracer check`\n\n`docs/kernels.md` says what it finds out.\n");
+    tables(&mut page, &CheckArgs::augment_args(Command::new("check")), true);
     page
 }
 

@@ -6,6 +6,7 @@
 
 #![cfg_attr(not(feature = "live"), forbid(unsafe_code))]
 
+pub mod features;
 pub mod pcap;
 
 #[cfg(feature = "live")]

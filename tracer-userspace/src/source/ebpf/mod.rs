@@ -11,6 +11,7 @@ mod load;
 mod owner;
 mod pace;
 pub mod packet;
+pub mod probe;
 mod sources;
 
 use std::os::fd::BorrowedFd;

@@ -19,13 +19,13 @@ const ROOT_INODE: u64 = 1;
 const CGROUP2_MAGIC: rustix::fs::FsWord = 0x6367_7270;
 
 /// The open root directory, and where it was found.
-pub(super) struct Root {
-    pub(super) directory: OwnedFd,
-    pub(super) path: PathBuf,
+pub(in crate::source::ebpf) struct Root {
+    pub(in crate::source::ebpf) directory: OwnedFd,
+    pub(in crate::source::ebpf) path: PathBuf,
 }
 
 /// Opens the configured root, or the one that is mounted, or one that is mounted for nobody else to see (hosts with cgroup v1 only).
-pub(super) fn open_root(configured: Option<&Path>) -> Result<Root, StartError> {
+pub(in crate::source::ebpf) fn open_root(configured: Option<&Path>) -> Result<Root, StartError> {
     if let Some(path) = configured {
         let fail = |source| StartError::CgroupRoot { path: path.to_owned(), source };
         let directory: OwnedFd = File::open(path).map_err(fail)?.into();

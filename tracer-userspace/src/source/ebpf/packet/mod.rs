@@ -26,6 +26,8 @@ use tracer_common::counter::Counter;
 use tracer_common::limits;
 use tracer_common::socket::State;
 
+pub(super) use cgroup::open_root as open_cgroup_root;
+pub(super) use programs::object;
 pub use translate::EarlyCounters;
 
 use super::clock::{self, Offset};

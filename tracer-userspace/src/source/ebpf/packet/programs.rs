@@ -9,7 +9,9 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 
 use super::cgroup::Root;
 use crate::source::ebpf::load::{self, chain, kernel_version, missing_capabilities, refused, ring_bytes};
+use crate::source::ebpf::probe::Object;
 use crate::source::ebpf::{SourceConfig, StartError};
+use crate::source::features::SourceKind;
 
 /// The object that `cargo xtask build` made.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("KAFKA_TRACER_PACKET_OBJECT"));
@@ -26,6 +28,14 @@ const EARLY_PROGRAM: &str = "packet_early";
 
 /// Programs that tell who owns a socket. Attached first, so that no connection comes before its owner.
 const OWNER_PROGRAMS: [&str; 4] = ["owner_connect4", "owner_connect6", "owner_peer4", "owner_peer6"];
+
+/// What the source can do without.
+const OPTIONAL_PROGRAMS: [&str; 5] = ["owner_connect4", "owner_connect6", "owner_peer4", "owner_peer6", EARLY_PROGRAM];
+
+/// The object, as it is probed.
+pub(in crate::source::ebpf) fn object() -> Object {
+    Object { name: "packet", source: SourceKind::Packet, bytes: OBJECT, optional: &OPTIONAL_PROGRAMS }
+}
 
 /// Refuses what can be known before anything is loaded.
 pub(super) fn check_host() -> Result<(), StartError> {
@@ -50,32 +60,49 @@ pub(super) fn load(config: &SourceConfig) -> Result<Ebpf, StartError> {
     })
 }
 
-/// Loads the programs into the kernel and attaches them, the packet programs last: from then on events come.
+/// Loads the programs into the kernel and attaches them, the packet programs last: from then on events come. What the kernel refuses and the
+/// source can do without is left out with a word.
 pub(super) fn attach(ebpf: &mut Ebpf, root: &Root) -> Result<(), StartError> {
     // All are loaded before the first is attached: verifying takes long on a busy host, and until the last is attached only a part is seen.
+    let mut owners = Vec::new();
     for name in OWNER_PROGRAMS {
-        owner_program(ebpf, name)?.load().map_err(|error| refused(name, error))?;
+        match owner_program(ebpf, name)?.load() {
+            Ok(()) => owners.push(name),
+            Err(error) => do_without(&refused(name, error), WITHOUT_OWNER),
+        }
     }
     for (name, _) in PACKET_PROGRAMS {
         packet_program(ebpf, name)?.load().map_err(|error| refused(name, error))?;
     }
-    packet_program(ebpf, EARLY_PROGRAM)?.load().map_err(|error| refused(EARLY_PROGRAM, error))?;
-    let early = packet_program(ebpf, EARLY_PROGRAM)?.fd().map_err(|error| refused(EARLY_PROGRAM, error))?.try_clone();
-    let early = early.map_err(|source| StartError::System { what: "copy a program's descriptor", source })?;
-    // Borrowed, not taken: the kernel empties the map when its last descriptor is closed.
-    let map = ebpf.map_mut("EARLY").ok_or(StartError::Object { what: "EARLY" })?;
-    ProgramArray::try_from(map)
-        .and_then(|mut map| map.set(0, &early, 0))
-        .map_err(|error| StartError::Map { map: "EARLY", reason: chain(&error) })?;
-    for name in OWNER_PROGRAMS {
+    if let Err(error) = packet_program(ebpf, EARLY_PROGRAM)?.load() {
+        do_without(&refused(EARLY_PROGRAM, error), "Bytes that come before a connection is accepted are not seen.");
+    } else {
+        let early = packet_program(ebpf, EARLY_PROGRAM)?.fd().map_err(|error| refused(EARLY_PROGRAM, error))?.try_clone();
+        let early = early.map_err(|source| StartError::System { what: "copy a program's descriptor", source })?;
+        // Borrowed, not taken: the kernel empties the map when its last descriptor is closed.
+        let map = ebpf.map_mut("EARLY").ok_or(StartError::Object { what: "EARLY" })?;
+        ProgramArray::try_from(map)
+            .and_then(|mut map| map.set(0, &early, 0))
+            .map_err(|error| StartError::Map { map: "EARLY", reason: chain(&error) })?;
+    }
+    for name in owners {
         let attached = owner_program(ebpf, name)?.attach(&root.directory, CgroupAttachMode::Single);
-        attached.map_err(|error| not_attached(name, root, error))?;
+        if let Err(error) = attached {
+            do_without(&not_attached(name, root, error), WITHOUT_OWNER);
+        }
     }
     for (name, way) in PACKET_PROGRAMS {
         let attached = packet_program(ebpf, name)?.attach(&root.directory, way, CgroupAttachMode::Single);
         attached.map_err(|error| not_attached(name, root, error))?;
     }
     Ok(())
+}
+
+/// What it means that a program of [`OWNER_PROGRAMS`] is missing.
+const WITHOUT_OWNER: &str = "Processes of some connections are looked for in /proc, once a second.";
+
+fn do_without(error: &StartError, effect: &str) {
+    tracing::warn!(%error, "{effect}");
 }
 
 fn owner_program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut CgroupSockAddr, StartError> {
