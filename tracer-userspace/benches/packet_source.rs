@@ -132,7 +132,7 @@ impl Running {
         let reader = {
             let stop = stop.clone();
             std::thread::spawn(move || {
-                let (_counting, mut pacer) = (counting, Pacer::default());
+                let (_counting, mut pacer) = (counting, Pacer::new(tracer_common::limits::DEFAULT_RING_BYTES));
                 while !stop.load(Ordering::Relaxed) {
                     pacer
                         .poll(&mut [&mut source], Duration::from_millis(50), &mut |event| {

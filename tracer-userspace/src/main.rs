@@ -13,6 +13,10 @@ use tracer_userspace::daemon::{CheckArgs, Ended, RunArgs, check, run};
 use tracer_userspace::export::text::may_colour;
 use tracer_userspace::replay::{ReplayArgs, ReplayError, ReplayStatus, replay};
 
+/// What is made of a batch lives for milliseconds and dies on another thread: glibc's allocator takes a tenth of the daemon's time for that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Shows what happens to Kafka messages on this host, without touching a program.
 #[derive(Parser)]
 #[command(name = "kafka-tracer", version, about, max_term_width = 120)]

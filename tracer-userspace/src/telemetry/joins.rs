@@ -3,11 +3,14 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashlink::LruCache;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use hashlink::{DefaultHashBuilder, LruCache};
 use opentelemetry::trace::SpanContext;
 use opentelemetry::{SpanId, TraceId};
 
@@ -126,42 +129,126 @@ impl TopicInstance {
     }
 }
 
+/// A batch whose place in the log is known.
+#[derive(Debug)]
+struct Stored {
+    print: Fingerprint,
+    base_offset: i64,
+    seen: SeenSend,
+    /// Hash of print and offset.
+    by_print: u64,
+    /// Hash of the place alone.
+    by_place: u64,
+}
+
+impl Stored {
+    fn is_at(&self, topic: &TopicKey, partition: i32, base_offset: i64) -> bool {
+        self.base_offset == base_offset && self.print.partition == partition && self.print.topic == *topic
+    }
+}
+
 /// Sent batches: those whose offset is known, and those whose answer is not.
+///
+/// Each sent batch comes here, and few are ever looked for: one that is stored costs a place in a queue, in the order of time,
+/// and two numbers in tables; nothing is allocated for it.
 #[derive(Debug)]
 pub(super) struct SentBatches {
-    stored: LruCache<(Fingerprint, i64), SeenSend>,
-    /// What a batch at a place looked like when it was sent: a broker that compresses anew may change its base timestamp.
-    places: LruCache<(TopicKey, i32, i64), Fingerprint>,
+    max: usize,
+    hashes: DefaultHashBuilder,
+    stored: VecDeque<Stored>,
+    /// Number of `stored[0]`; numbers count up.
+    first: u64,
+    /// Numbers of the latest by fingerprint and offset.
+    prints: HashTable<u64>,
+    /// Numbers of the latest by place: a broker that compresses anew may have changed the base timestamp.
+    places: HashTable<u64>,
     unacknowledged: LruCache<Fingerprint, SeenSend>,
 }
 
 impl SentBatches {
     pub(super) fn new(max: usize) -> Self {
         let max = max.max(1);
-        Self { stored: LruCache::new(max), places: LruCache::new(max), unacknowledged: LruCache::new(max) }
+        Self {
+            max,
+            hashes: DefaultHashBuilder::default(),
+            stored: VecDeque::new(),
+            first: 0,
+            prints: HashTable::new(),
+            places: HashTable::new(),
+            unacknowledged: LruCache::new(max),
+        }
+    }
+
+    fn numbered(&self, number: u64) -> Option<&Stored> {
+        self.stored.get(usize::try_from(number.checked_sub(self.first)?).ok()?)
+    }
+
+    fn with_print(&self, print: &Fingerprint, base_offset: i64) -> Option<&Stored> {
+        let is_it = |number: &u64| self.numbered(*number).is_some_and(|stored| stored.base_offset == base_offset && stored.print == *print);
+        let number = self.prints.find(self.hashes.hash_one((print, base_offset)), is_it)?;
+        self.numbered(*number)
+    }
+
+    fn at_place(&self, topic: &TopicKey, partition: i32, base_offset: i64) -> Option<&Stored> {
+        let is_it = |number: &u64| self.numbered(*number).is_some_and(|stored| stored.is_at(topic, partition, base_offset));
+        let number = self.places.find(self.hashes.hash_one((topic, partition, base_offset)), is_it)?;
+        self.numbered(*number)
     }
 
     /// The first answered attempt of this batch, if there was one before.
     pub(super) fn stored(&self, print: &Fingerprint, base_offset: i64, operation: &Operation, topic: &Topic) -> Option<&SeenSend> {
-        // `peek`: the order stays that of insertion, which is that of time.
-        self.stored.peek(&(print.clone(), base_offset)).filter(|seen| seen.topic.may_be(&TopicInstance::of(operation, topic)))
+        let stored = self.with_print(print, base_offset)?;
+        stored.seen.topic.may_be(&TopicInstance::of(operation, topic)).then_some(&stored.seen)
     }
 
     /// The computed ids of this batch are another one's already: of a topic of the same cluster and name that is no more.
     pub(super) fn is_taken(&self, print: &Fingerprint, base_offset: i64, operation: &Operation, topic: &Topic) -> bool {
-        self.stored
-            .peek(&(print.clone(), base_offset))
-            .is_some_and(|seen| seen.topic.cluster_id == operation.cluster_id && !seen.topic.may_be(&TopicInstance::of(operation, topic)))
+        self.with_print(print, base_offset).is_some_and(|Stored { seen, .. }| {
+            seen.topic.cluster_id == operation.cluster_id && !seen.topic.may_be(&TopicInstance::of(operation, topic))
+        })
     }
 
     pub(super) fn insert_stored(&mut self, print: Fingerprint, base_offset: i64, seen: SeenSend) {
-        self.places.insert((print.topic.clone(), print.partition, base_offset), print.clone());
-        self.stored.insert((print, base_offset), seen);
+        if self.stored.len() >= self.max {
+            self.forget_oldest();
+        }
+        let by_print = self.hashes.hash_one((&print, base_offset));
+        let by_place = self.hashes.hash_one((&print.topic, print.partition, base_offset));
+        let number = self.first + self.stored.len() as u64;
+        let Self { stored, first, prints, places, .. } = self;
+        let at = |number: u64| usize::try_from(number - *first).ok().and_then(|index| stored.get(index));
+        latest(
+            prints,
+            by_print,
+            number,
+            |known| at(known).is_some_and(|known| known.base_offset == base_offset && known.print == print),
+            |known| at(known).map_or(0, |known| known.by_print),
+        );
+        latest(
+            places,
+            by_place,
+            number,
+            |known| at(known).is_some_and(|known| known.is_at(&print.topic, print.partition, base_offset)),
+            |known| at(known).map_or(0, |known| known.by_place),
+        );
+        self.stored.push_back(Stored { print, base_offset, seen, by_print, by_place });
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some(oldest) = self.stored.pop_front() else { return };
+        // Unless a later one has taken its entry.
+        for (table, hash) in [(&mut self.prints, oldest.by_print), (&mut self.places, oldest.by_place)] {
+            if let Ok(entry) = table.find_entry(hash, |number| *number == self.first) {
+                entry.remove();
+            }
+        }
+        self.first += 1;
     }
 
     /// Remembers a batch that may have been stored without our knowing where.
     pub(super) fn insert_unacknowledged(&mut self, print: Fingerprint, mut seen: SeenSend, retry: bool) {
         // Another attempt of the same batch takes its place; another batch that looks the same makes both useless.
+        // `peek`: the order stays that of insertion, which is that of time.
         seen.ambiguous = self.unacknowledged.peek(&print).is_some_and(|before| !retry || before.ambiguous);
         self.unacknowledged.insert(print, seen);
     }
@@ -173,9 +260,9 @@ impl SentBatches {
         let instance = TopicInstance::of(operation, topic);
         self.stored(print, base_offset, operation, topic)
             .or_else(|| {
-                let sent = self.places.peek(&(print.topic.clone(), print.partition, base_offset))?;
-                let same = sent.same_but_for_time(print).then_some(sent)?;
-                self.stored(same, base_offset, operation, topic).filter(|seen| seen.has_times_of(header))
+                let sent = self.at_place(&print.topic, print.partition, base_offset)?;
+                let same = sent.print.same_but_for_time(print) && sent.seen.topic.may_be(&instance) && sent.seen.has_times_of(header);
+                same.then_some(&sent.seen)
             })
             .or_else(|| self.unacknowledged.peek(print).filter(|seen| !seen.ambiguous && seen.topic.may_be(&instance)))
             .filter(|seen| seen.sent_at <= fetched_at)
@@ -183,12 +270,21 @@ impl SentBatches {
 
     /// Forgets what was sent more than `age` ago.
     pub(super) fn forget(&mut self, now: Timestamp, age: Duration) {
-        while self.stored.iter().next().is_some_and(|(_, seen)| now.since(seen.sent_at) > age) {
-            let Some(((print, base_offset), _)) = self.stored.remove_lru() else { break };
-            self.places.remove(&(print.topic, print.partition, base_offset));
+        while self.stored.front().is_some_and(|Stored { seen, .. }| now.since(seen.sent_at) > age) {
+            self.forget_oldest();
         }
         while self.unacknowledged.iter().next().is_some_and(|(_, seen)| now.since(seen.sent_at) > age) {
             self.unacknowledged.remove_lru();
+        }
+    }
+}
+
+/// Sets the number that stands for a hash, in place of the one that is the same.
+fn latest(table: &mut HashTable<u64>, hash: u64, number: u64, same: impl Fn(u64) -> bool, rehash: impl Fn(u64) -> u64) {
+    match table.entry(hash, |known| same(*known), |known| rehash(*known)) {
+        Entry::Occupied(mut entry) => *entry.get_mut() = number,
+        Entry::Vacant(entry) => {
+            entry.insert(number);
         }
     }
 }
@@ -297,5 +393,57 @@ impl Fetches {
             let Some((_, batches)) = self.partitions.remove_lru() else { return };
             self.total -= batches.iter().map(FetchedSpans::weight).sum::<usize>();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::fixtures::{fetched, sent, topic};
+
+    fn batch(base_offset: i64, topic_id: u8) -> (Fingerprint, SeenSend, BatchHeader, Topic) {
+        let mut batch = sent(1, Vec::new());
+        batch.topic = Topic { id: TopicId::new([topic_id; 16]), ..topic() };
+        batch.header.base_sequence = i32::try_from(base_offset).unwrap();
+        let print = Fingerprint::of(TopicKey::of(&batch.topic).unwrap(), batch.partition, &batch.header);
+        let seen = SeenSend::new(&batch, (TraceId::INVALID, SpanId::INVALID), true, true);
+        (print, seen, BatchHeader { base_offset, ..batch.header }, batch.topic)
+    }
+
+    #[test]
+    fn the_latest_sends_are_found_and_older_ones_are_forgotten() {
+        let operation = fetched(1, Vec::new()).operation;
+        let mut table = SentBatches::new(4);
+        for offset in 0..100 {
+            let (print, seen, _, _) = batch(offset, 7);
+            table.insert_stored(print, offset, seen);
+        }
+        for offset in 0..100 {
+            let (print, _, header, topic) = batch(offset, 7);
+            assert_eq!(table.find(&print, &header, &operation, &topic).is_some(), offset >= 96, "{offset}");
+            // Compressed anew, by a broker that takes the first record's timestamp for the base.
+            let anew = BatchHeader { base_timestamp_ms: header.base_timestamp_ms.map(|ms| ms + 1), ..header };
+            let print = Fingerprint::of(TopicKey::of(&topic).unwrap(), 3, &anew);
+            assert_eq!(table.find(&print, &anew, &operation, &topic).is_some(), offset >= 96, "{offset}");
+        }
+        assert_eq!((table.stored.len(), table.prints.len(), table.places.len()), (4, 4, 4));
+    }
+
+    #[test]
+    fn a_batch_of_a_topic_made_anew_takes_the_place_of_the_old_ones() {
+        let operation = fetched(1, Vec::new()).operation;
+        let mut table = SentBatches::new(4);
+        for (offset, topic_id) in [(0, 7), (0, 8), (1, 8), (2, 8), (3, 8)] {
+            let (print, seen, _, _) = batch(offset, topic_id);
+            table.insert_stored(print, offset, seen);
+        }
+        // The first is forgotten by now; its table entries had become the second's.
+        let (print, _, header, topic) = batch(0, 8);
+        assert!(table.find(&print, &header, &operation, &topic).is_some());
+        let (print, _, header, topic) = batch(0, 7);
+        assert!(table.find(&print, &header, &operation, &topic).is_none());
+        assert!(table.is_taken(&print, 0, &operation, &topic));
+        table.forget(crate::telemetry::fixtures::at(60_000), Duration::from_secs(1));
+        assert_eq!((table.stored.len(), table.prints.len(), table.places.len()), (0, 0, 0));
     }
 }

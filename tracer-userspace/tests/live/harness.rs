@@ -138,7 +138,7 @@ impl Recorder {
 
     pub(crate) fn start_with(config: SourceConfig) -> Self {
         match PacketSource::start(config) {
-            Ok(source) => Self { source, pacer: Pacer::default(), seen: Seen::default() },
+            Ok(source) => Self { source, pacer: Pacer::new(tracer_common::limits::DEFAULT_RING_BYTES), seen: Seen::default() },
             Err(error) => panic!("the live tests need root, Linux 5.8 and cgroup v2: {error}"),
         }
     }

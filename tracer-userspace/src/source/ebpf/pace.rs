@@ -1,4 +1,4 @@
-//! When sources are looked at: one look a millisecond while events come, and sleep until a program wakes the reader when none do.
+//! When sources are looked at: every few milliseconds while events come, and sleep until a program wakes the reader when none do.
 //!
 //! The kernel's own rule would wake the reader for nearly every event when it keeps up, which halves the speed of what is observed.
 
@@ -11,11 +11,18 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use super::{LiveSource, Polled, SourceError};
 use crate::source::CaptureEvent;
 
-/// How often sources are looked at while events come. Below, the reader costs more and gains nothing; above, spans come later.
-const TICK: Duration = Duration::from_millis(1);
+/// How often sources are looked at while events come, at most: a look costs as much as reading ten batches, and what is read in one go
+/// is read with warm caches.
+const LONGEST_TICK: Duration = Duration::from_millis(5);
 
-/// Looks without events before the reader asks to be woken.
-const EMPTY_TICKS: u32 = 20;
+/// And at least, whatever fits into the ring.
+const SHORTEST_TICK: Duration = Duration::from_millis(1);
+
+/// Bytes in a millisecond of the fastest traffic that two CPUs make over loopback.
+const MOST_BYTES_PER_MS: u32 = 4 << 20;
+
+/// How long nothing comes before the reader asks to be woken.
+const QUIET: Duration = Duration::from_millis(20);
 
 /// Longest sleep: an event that is handed over just while the reader lies down wakes nobody.
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
@@ -26,18 +33,20 @@ const MUCH_BYTES: u64 = 4 << 20;
 /// Paces the looks at a group of sources.
 #[derive(Debug)]
 pub struct Pacer {
+    tick: Duration,
     last_look: Instant,
+    last_event: Instant,
     was_much: bool,
-    empty_ticks: u32,
-}
-
-impl Default for Pacer {
-    fn default() -> Self {
-        Self { last_look: Instant::now(), was_much: false, empty_ticks: 0 }
-    }
 }
 
 impl Pacer {
+    /// For sources whose smallest ring has so many bytes: no traffic fills it between two looks.
+    #[must_use]
+    pub fn new(ring_bytes: u32) -> Self {
+        let tick = Duration::from_millis(u64::from(ring_bytes / MOST_BYTES_PER_MS)).clamp(SHORTEST_TICK, LONGEST_TICK);
+        Self { tick, last_look: Instant::now(), last_event: Instant::now(), was_much: false }
+    }
+
     /// Waits until events come or the time is up, and hands on all that are there. To be called in a loop, from one thread, always with the
     /// same sources.
     ///
@@ -55,20 +64,18 @@ impl Pacer {
                 source.keep_house();
             }
             if !self.was_much {
-                let next_look = self.last_look + TICK;
+                let next_look = self.last_look + self.tick;
                 std::thread::sleep(next_look.min(deadline).saturating_duration_since(Instant::now()));
             }
             let polled = self.look(sources, sink)?;
             if polled.events > 0 {
-                self.empty_ticks = 0;
                 return Ok(polled);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(polled);
             }
-            self.empty_ticks += 1;
-            if self.empty_ticks > EMPTY_TICKS {
+            if self.last_event.elapsed() > QUIET {
                 set_asleep(sources, true)?;
                 // What came before the programs could see that the reader sleeps.
                 let polled = self.look(sources, sink)?;
@@ -77,7 +84,6 @@ impl Pacer {
                 }
                 set_asleep(sources, false)?;
                 if polled.events > 0 {
-                    self.empty_ticks = 0;
                     return Ok(polled);
                 }
             }
@@ -89,6 +95,9 @@ impl Pacer {
         let mut polled = Polled::default();
         for source in sources {
             polled.add(source.drain(sink)?);
+        }
+        if polled.events > 0 {
+            self.last_event = self.last_look;
         }
         self.was_much = polled.bytes >= MUCH_BYTES || polled.is_cut;
         Ok(polled)
@@ -107,5 +116,17 @@ fn wait(sources: &[&mut dyn LiveSource], time: Duration) -> Result<(), SourceErr
     match rustix::event::poll(&mut ready, Some(&time)) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(error) => Err(SourceError::Wait(error.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_ring_is_looked_at_more_often() {
+        for (ring_bytes, tick_ms) in [(256 << 10, 1), (4 << 20, 1), (8 << 20, 2), (16 << 20, 4), (32 << 20, 5), (1 << 30, 5)] {
+            assert_eq!(Pacer::new(ring_bytes).tick, Duration::from_millis(tick_ms), "{ring_bytes}");
+        }
     }
 }

@@ -20,7 +20,8 @@ impl Sources {
     /// # Errors
     /// When no main source can run: says what is missing, and what to do about it.
     pub fn start(config: SourceConfig) -> Result<Self, StartError> {
-        Ok(Self { main: Box::new(PacketSource::start(config)?), beside: None, pacer: Pacer::default() })
+        let pacer = Pacer::new(config.ring_bytes);
+        Ok(Self { main: Box::new(PacketSource::start(config)?), beside: None, pacer })
     }
 
     /// Waits until events come or the time is up, and hands on all that are there. Call it in a loop, from one thread: it paces itself.
