@@ -51,7 +51,7 @@ fn the_binary_captures_from_a_bare_root_file_system() -> Result<()> {
         mount -t proc proc \"$1/proc\"
         mount --bind \"$2\" \"$1/host/cgroup\"
         mount -o remount,bind,ro \"$1\"
-        exec setpriv --bounding-set=-all,+bpf,+net_admin,+perfmon,+sys_admin,+sys_ptrace,+dac_read_search,+sys_chroot \\
+        exec setpriv --bounding-set=-all,+bpf,+net_admin,+perfmon,+sys_ptrace,+dac_read_search,+sys_chroot \\
             chroot \"$1\" /kafka-tracer run";
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", script, "bare"]).arg(&root).arg(cgroup).env_clear();
@@ -63,13 +63,13 @@ fn the_binary_captures_from_a_bare_root_file_system() -> Result<()> {
     Ok(())
 }
 
-fn install(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn install(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to.parent().context("a file has a folder")?)?;
     fs::copy(from, to).map(drop).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
 }
 
 /// The shared libraries of a program, and its loader.
-fn libraries(program: &Path) -> Result<BTreeSet<PathBuf>> {
+pub(crate) fn libraries(program: &Path) -> Result<BTreeSet<PathBuf>> {
     let listed = step::output(Command::new("ldd").arg(program))?;
     let libraries: BTreeSet<PathBuf> = listed.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect();
     ensure!(libraries.len() <= 5, "an image needs more than the C library's own files: {libraries:?}");

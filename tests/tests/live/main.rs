@@ -11,6 +11,7 @@ mod demo;
 mod deploy;
 mod lab;
 mod lifecycle;
+mod privileges;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};

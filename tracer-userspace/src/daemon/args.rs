@@ -123,6 +123,12 @@ pub struct RunArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = -10, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-20..=19), env = "KAFKA_TRACER_NICE", help_heading = "Limits")]
     pub nice: i32,
 
+    /// What becomes of a system call that the running daemon does not need
+    ///
+    /// The filter is set when capture has started, and holds for all threads. Where a library needs a call that the filter does not know, `log` shows which.
+    #[arg(long, value_enum, default_value_t = SeccompArg::On, env = "KAFKA_TRACER_SECCOMP", help_heading = "Limits")]
+    pub seccomp: SeccompArg,
+
     /// End by itself after this time: a number with ms, s, m or h
     #[arg(long, value_name = "TIME", value_parser = time, env = "KAFKA_TRACER_DURATION", help_heading = "Limits")]
     pub duration: Option<Duration>,
@@ -198,6 +204,17 @@ pub enum HeadersArg {
     /// Always
     All,
     /// Never
+    Off,
+}
+
+/// What becomes of a system call that the running daemon does not need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SeccompArg {
+    /// It is refused with EPERM
+    On,
+    /// It is made, and the kernel writes it to its log (`type=1326`)
+    Log,
+    /// No filter is set
     Off,
 }
 

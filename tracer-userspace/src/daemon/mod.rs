@@ -16,12 +16,14 @@ mod log;
 #[cfg(test)]
 mod reference;
 #[cfg(feature = "live")]
+mod rights;
+#[cfg(feature = "live")]
 mod run;
 mod settings;
 #[cfg(feature = "live")]
 mod teller;
 
-pub use args::{CheckArgs, CheckFormat, CoordinatesArg, HeadersArg, OutputArg, RunArgs, SidesArg, without_empty_variables};
+pub use args::{CheckArgs, CheckFormat, CoordinatesArg, HeadersArg, OutputArg, RunArgs, SeccompArg, SidesArg, without_empty_variables};
 #[cfg(feature = "live")]
 pub use check::check;
 #[cfg(feature = "live")]

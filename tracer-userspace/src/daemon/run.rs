@@ -5,7 +5,9 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use opentelemetry::KeyValue;
@@ -16,6 +18,7 @@ use tracing::{debug, error, info, warn};
 use super::args::RunArgs;
 use super::lines::Lines;
 use super::log;
+use super::rights;
 use super::settings::{Settings, SettingsError};
 use super::teller::{SharedHealth, Teller};
 use crate::counters::Counters;
@@ -24,7 +27,7 @@ use crate::export::Otlp;
 use crate::export::otlp::{Flushed, MetricSource, TransportError};
 use crate::export::text::{Text, may_colour};
 use crate::pipeline::Pipeline;
-use crate::source::ebpf::{SourceConfig, SourceCounts, SourceError, Sources, StartError};
+use crate::source::ebpf::{SourceConfig, SourceCounts, SourceError, SourceRights, Sources, StartError};
 use crate::source::{CaptureEvent, SocketKey, Verdict};
 use crate::telemetry::metrics::{HealthMeter, Metrics};
 use crate::telemetry::semconv::{self, metric};
@@ -86,45 +89,95 @@ pub fn run(args: &RunArgs) -> Result<Ended, DaemonError> {
     for warning in complaint.iter().chain(&settings.warnings) {
         warn!("{warning}");
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    listen(Arc::clone(&stop))?;
+    rights::begin();
     let mut enricher = Enricher::new(settings.enrich.clone());
     let own = own_resource(&mut enricher);
     let metrics = Metrics::new(settings.metrics.clone());
     let health = Arc::new(Mutex::new(HealthMeter::new(own, &settings.metrics)));
+    // Rights belong to threads, and threads have those of the one that starts them: this one starts capture, which needs them, first, and gives up its
+    // own before it starts the others.
+    let (hand_over, parts) = channel();
+    let capture = Capture::start(&settings, args, parts)?;
+    rights::none();
+    let stop = Arc::new(AtomicBool::new(false));
+    listen(Arc::clone(&stop))?;
     let sources: Vec<Box<dyn MetricSource>> = vec![Box::new(metrics.sources()), Box::new(SharedHealth(Arc::clone(&health)))];
-    // Capture last: once it runs, all is there to take what it sees.
     let otlp = Otlp::start(&settings.export, sources)?;
-    let sources = Sources::start(SourceConfig {
-        ring_bytes: settings.ring_bytes,
-        force_ports: args.ports.clone(),
-        exclude_ports: args.exclude_ports.clone(),
-        cgroup_root: args.cgroup.clone(),
-        ..SourceConfig::default()
-    })?;
     let text = if settings.export.traces.console { Some(text(&settings)?) } else { None };
-    announce(args, &settings);
     let teller = Teller::new(Telemetry::new(settings.spans.clone()), metrics, health, enricher, otlp, text);
-    let daemon = Daemon {
-        sources,
-        pipeline: Pipeline::new(settings.pipeline.clone()),
-        teller,
-        stop,
-        end: settings.duration.map(|duration| Instant::now() + duration),
-        own_pid: args.exclude_self.then(std::process::id),
-        last_health: Instant::now(),
-        lost_events: 0,
-    };
-    let (deadline, nice) = (settings.shutdown_timeout, settings.nice);
-    let thread = std::thread::Builder::new().name("capture".to_owned()).spawn(move || {
-        prefer(nice);
-        daemon.run(deadline)
-    });
-    let thread = thread.map_err(|source| DaemonError::System { what: "start the capturing thread", source })?;
-    Ok(thread.join().unwrap_or_else(|_| {
+    // Capture last: once it runs, all is there to take what it sees.
+    let _ = hand_over.send(Parts { teller, stop });
+    let started = capture.started.recv().unwrap_or(Err(None));
+    match started {
+        Ok(rights) => {
+            announce(args, &settings);
+            rights::end(args.seccomp, &rights);
+        }
+        Err(Some(error)) => return Err(error.into()),
+        Err(None) => {}
+    }
+    Ok(capture.thread.join().unwrap_or_else(|_| {
         error!("The capturing thread ended by a defect of the tracer; nothing more is captured. Please report it.");
         Ended::Failed
     }))
+}
+
+/// What the capturing thread is given once all is ready.
+struct Parts {
+    teller: Teller,
+    stop: Arc<AtomicBool>,
+}
+
+/// The capturing thread, the only one that holds rights.
+struct Capture {
+    thread: JoinHandle<Ended>,
+    /// What its sources need from now on, or why they do not start; None when the thread ended otherwise.
+    started: Receiver<Result<SourceRights, Option<StartError>>>,
+}
+
+impl Capture {
+    /// Starts it; its sources start when `parts` come.
+    fn start(settings: &Settings, args: &RunArgs, parts: Receiver<Parts>) -> Result<Self, DaemonError> {
+        let config = SourceConfig {
+            ring_bytes: settings.ring_bytes,
+            force_ports: args.ports.clone(),
+            exclude_ports: args.exclude_ports.clone(),
+            cgroup_root: args.cgroup.clone(),
+            ..SourceConfig::default()
+        };
+        let (deadline, nice, duration) = (settings.shutdown_timeout, settings.nice, settings.duration);
+        let pipeline = settings.pipeline.clone();
+        let own_pid = args.exclude_self.then(std::process::id);
+        let (tell, started) = channel();
+        let thread = std::thread::Builder::new().name("capture".to_owned()).spawn(move || {
+            // Something else does not start: then nothing does.
+            let Ok(Parts { teller, stop }) = parts.recv() else { return Ended::Failed };
+            let sources = match Sources::start(config) {
+                Ok(sources) => sources,
+                Err(error) => {
+                    let _ = tell.send(Err(Some(error)));
+                    return Ended::Failed;
+                }
+            };
+            prefer(nice);
+            let rights = sources.rights();
+            rights::keep(&rights);
+            let _ = tell.send(Ok(rights));
+            let daemon = Daemon {
+                sources,
+                pipeline: Pipeline::new(pipeline),
+                teller,
+                stop,
+                end: duration.map(|duration| Instant::now() + duration),
+                own_pid,
+                last_health: Instant::now(),
+                lost_events: 0,
+            };
+            daemon.run(deadline)
+        });
+        let thread = thread.map_err(|source| DaemonError::System { what: "start the capturing thread", source })?;
+        Ok(Self { thread, started })
+    }
 }
 
 /// Sets the priority of this thread, where that is allowed.

@@ -84,8 +84,8 @@ pub static CAPABILITIES: [Capability; 8] = [
         bit: CapabilitySet::DAC_READ_SEARCH,
         need: Need::Wanted,
         kept: Kept::Always,
-        reason: "look at processes of other users, when the daemon does not run as root",
-        without: "as without CAP_SYS_PTRACE, for processes of other users",
+        reason: "read files in /proc of other users' processes",
+        without: "the same, for processes of other users",
     },
     Capability {
         name: "CAP_SYS_NICE",
@@ -113,6 +113,9 @@ pub static CAPABILITIES: [Capability; 8] = [
     },
 ];
 
+/// What threads keep that look at other processes.
+pub const OBSERVING: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DAC_READ_SEARCH);
+
 /// What this thread may do now.
 pub fn effective() -> CapabilitySet {
     rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective)
@@ -135,6 +138,19 @@ pub fn keep_only(keep: CapabilitySet) -> io::Result<()> {
     let left = has.permitted & keep;
     let sets = rustix::thread::CapabilitySets { effective: left, permitted: left, inheritable: CapabilitySet::empty() };
     Ok(rustix::thread::set_capabilities(None, sets)?)
+}
+
+/// Threads of this process that may do more than `allowed`, by name: none, unless the tracer has a defect.
+pub fn threads_with_more_than(allowed: CapabilitySet) -> Vec<String> {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().filter_map(Result::ok);
+    let statuses = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("status")).ok());
+    statuses
+        .filter_map(|status| {
+            let field = |name| status.lines().find_map(|line: &str| line.strip_prefix(name)).map(str::trim);
+            let permitted = CapabilitySet::from_bits_retain(u64::from_str_radix(field("CapPrm:")?, 16).ok()?);
+            (!allowed.contains(permitted)).then(|| field("Name:").unwrap_or_default().to_owned())
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -168,5 +184,23 @@ mod tests {
         });
         assert_eq!((own, childs), (before & keep, before & keep));
         assert_eq!(effective(), before);
+    }
+
+    #[test]
+    fn a_thread_with_more_rights_than_it_should_have_is_named() {
+        assert!(threads_with_more_than(CapabilitySet::all()).is_empty());
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let thread = std::thread::Builder::new().name("may-do-nothing".to_owned()).spawn(move || {
+            keep_only(CapabilitySet::empty()).unwrap();
+            ready.send(()).unwrap();
+            let _ = wait.recv();
+        });
+        is_ready.recv().unwrap();
+        let named = threads_with_more_than(CapabilitySet::empty());
+        drop(done);
+        thread.unwrap().join().unwrap();
+        assert!(!named.contains(&"may-do-nothing".to_owned()), "{named:?}");
+        assert_eq!(named.is_empty(), effective().is_empty(), "{named:?}");
     }
 }

@@ -19,7 +19,7 @@ pub enum StartError {
     },
     /// Not enough rights.
     #[error(
-        "live capture is not allowed to {what} ({source}); it lacks {missing}. Run it as root, or give it the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (CAP_SYS_ADMIN on kernels that do not know them), and CAP_SYS_PTRACE to name the processes of connections"
+        "live capture is not allowed to {what} ({source}); it lacks {missing}. Run it as root, or give it the capabilities CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (CAP_SYS_ADMIN for the first two on kernels that do not know them), and CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH to name the processes of connections; `kafka-tracer check` tells more"
     )]
     NoRights {
         /// What was refused.

@@ -21,7 +21,7 @@ pub use config::SourceConfig;
 pub use error::{SourceError, StartError};
 pub use pace::Pacer;
 pub use packet::PacketSource;
-pub use sources::Sources;
+pub use sources::{SourceRights, Sources};
 
 use super::{CaptureEvent, SocketKey, Verdict};
 
@@ -68,6 +68,16 @@ pub trait LiveSource {
 
     /// How long each program ran, while that is counted (see [`count_run_time`]).
     fn run_time(&self) -> Vec<RunTime>;
+
+    /// True for a source that loads and attaches programs after its start, too.
+    fn attaches_later(&self) -> bool {
+        false
+    }
+
+    /// True for a source that writes to tracefs when it ends.
+    fn writes_tracefs(&self) -> bool {
+        false
+    }
 }
 
 /// Bit of [`SocketKey::scope`] that says: a socket of a source beside the main one.

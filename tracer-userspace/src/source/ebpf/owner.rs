@@ -1,43 +1,28 @@
 //! Who owns a socket that told nobody: it is older than the tracer, or was accepted without asking for the peer's address.
 //!
-//! A dump of all TCP sockets in each network namespace gives the inode of a cookie; the descriptors in `/proc` give the process that holds
-//! the inode, the lowest pid of several. Costs tens of milliseconds with thousands of sockets, so it runs in a thread of its own, at most
-//! once a second, and only while a socket that is captured has no owner.
+//! The tables of TCP sockets in `/proc/PID/net`, one PID for each network namespace, give the inode of a pair of addresses; the descriptors in
+//! `/proc` give the process that holds the inode, the lowest pid of several. Where the same pair of addresses is found in two namespaces, nobody
+//! is the owner: a guess is worse than none. Costs tens of milliseconds with thousands of sockets, so it runs in a thread of its own, at most once a
+//! second, and only while a socket that is captured has no owner. (A dump by `sock_diag` would tell sockets by their cookies, but entering another
+//! network namespace to make one needs `CAP_SYS_ADMIN`.)
 
 #![forbid(unsafe_code)]
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
-use std::io;
-use std::os::fd::AsFd;
+use std::io::{self, BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::time::Duration;
 
-use rustix::net::sockopt::Timeout;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
-use rustix::thread::LinkNameSpaceType;
+use crate::privileges::{self, OBSERVING};
 
-/// `SOCK_DIAG_BY_FAMILY`, `NLM_F_REQUEST | NLM_F_DUMP`, `NLMSG_ERROR`, `NLMSG_DONE` (`linux/netlink.h`, `linux/sock_diag.h`).
-const BY_FAMILY: u16 = 20;
-const REQUEST_DUMP: u16 = 0x301;
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-
-/// Bytes of `nlmsghdr`, and of `inet_diag_msg` (`linux/inet_diag.h`) with the places of what is read.
-const MESSAGE_HEADER_BYTES: usize = 16;
-const COOKIE_AT: usize = 44;
-const INODE_AT: usize = 68;
-
-/// Every state but TIME-WAIT, NEW-SYN-RECV, CLOSE and LISTEN, in which no process has connection data.
-const STATES: u32 = 0xfff & !(1 << 6 | 1 << 7 | 1 << 10);
-
-/// How long the kernel may take for one answer of a dump.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// The two ends of a connection, seen from a socket: its own address and the other end's.
+pub(super) type Ends = (SocketAddr, SocketAddr);
 
 /// Looks for owners in a thread of its own.
 pub(super) struct Finder {
-    requests: Sender<HashSet<u64>>,
+    requests: Sender<HashMap<u64, Ends>>,
     answers: Receiver<HashMap<u64, u32>>,
     is_busy: bool,
 }
@@ -45,11 +30,14 @@ pub(super) struct Finder {
 impl Finder {
     /// Starts the thread. It ends when this is dropped.
     pub(super) fn start() -> io::Result<Self> {
-        let (requests, to_do) = channel::<HashSet<u64>>();
+        let (requests, to_do) = channel::<HashMap<u64, Ends>>();
         let (done, answers) = channel();
         std::thread::Builder::new().name("socket-owners".to_owned()).spawn(move || {
-            for cookies in to_do {
-                if done.send(find(&cookies)).is_err() {
+            if let Err(error) = privileges::keep_only(OBSERVING) {
+                tracing::debug!(%error, "The thread that looks for sockets' owners keeps its rights.");
+            }
+            for sockets in to_do {
+                if done.send(find(&sockets)).is_err() {
                     break;
                 }
             }
@@ -57,12 +45,12 @@ impl Finder {
         Ok(Self { requests, answers, is_busy: false })
     }
 
-    /// Asks for the owners of these sockets. False while it still looks for others.
-    pub(super) fn ask(&mut self, cookies: HashSet<u64>) -> bool {
+    /// Asks for the owners of these sockets, by cookie. False while it still looks for others.
+    pub(super) fn ask(&mut self, sockets: HashMap<u64, Ends>) -> bool {
         if self.is_busy {
             return false;
         }
-        self.is_busy = self.requests.send(cookies).is_ok();
+        self.is_busy = self.requests.send(sockets).is_ok();
         self.is_busy
     }
 
@@ -85,25 +73,35 @@ impl Finder {
     }
 }
 
-/// The process of each of these sockets that one can be found for. Leaves the calling thread in some other network namespace.
-fn find(cookies: &HashSet<u64>) -> HashMap<u64, u32> {
+/// The process of each of these sockets that one can be found for.
+fn find(sockets: &HashMap<u64, Ends>) -> HashMap<u64, u32> {
     let pids = pids();
-    let mut inodes = HashMap::new();
-    for namespace in network_namespaces(&pids) {
-        if inodes.len() == cookies.len() {
-            break;
-        }
-        // A namespace that is gone or not ours to enter keeps its secrets.
-        if rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).is_err() {
-            continue;
-        }
-        for family in [AddressFamily::INET, AddressFamily::INET6] {
-            if let Err(error) = dump(family, cookies, &mut inodes) {
-                tracing::debug!(%error, "Could not list the sockets of a network namespace.");
+    let mut wanted: HashMap<Ends, Wanted> = HashMap::new();
+    for (cookie, ends) in sockets {
+        wanted.entry(*ends).and_modify(|wanted| wanted.is_ambiguous = true).or_insert(Wanted {
+            cookie: *cookie,
+            inode: None,
+            is_ambiguous: false,
+        });
+    }
+    for pid in one_of_each_network_namespace(&pids) {
+        for table in ["tcp", "tcp6"] {
+            if let Ok(table) = File::open(format!("/proc/{pid}/net/{table}")) {
+                read_table(BufReader::new(table), &mut wanted);
             }
         }
     }
+    let inodes = wanted.values().filter(|wanted| !wanted.is_ambiguous).filter_map(|wanted| Some((wanted.inode?, wanted.cookie))).collect();
     holders(&pids, &inodes)
+}
+
+/// A socket that is looked for, and what was found of it.
+#[derive(Debug, PartialEq, Eq)]
+struct Wanted {
+    cookie: u64,
+    inode: Option<u64>,
+    /// Two sockets have these addresses, in two namespaces.
+    is_ambiguous: bool,
 }
 
 /// All processes, lowest first.
@@ -114,89 +112,49 @@ fn pids() -> Vec<u32> {
     pids
 }
 
-/// Each network namespace that a process lives in, once.
-fn network_namespaces(pids: &[u32]) -> Vec<File> {
+/// A process of each network namespace that processes live in.
+fn one_of_each_network_namespace(pids: &[u32]) -> Vec<u32> {
     let mut seen = HashSet::new();
-    let mut namespaces = Vec::new();
-    for pid in pids {
-        let path = format!("/proc/{pid}/ns/net");
-        let Ok(metadata) = fs::metadata(&path) else { continue };
-        if seen.insert(metadata.ino())
-            && let Ok(file) = File::open(&path)
-        {
-            namespaces.push(file);
-        }
-    }
-    namespaces
+    // One that is gone, or not ours to look at, keeps its secrets.
+    let namespace = |pid: &u32| fs::metadata(format!("/proc/{pid}/ns/net")).map(|metadata| metadata.ino());
+    pids.iter().copied().filter(|pid| namespace(pid).is_ok_and(|inode| seen.insert(inode))).collect()
 }
 
-/// Adds inode -> cookie of the wanted sockets of the thread's network namespace.
-fn dump(family: AddressFamily, cookies: &HashSet<u64>, inodes: &mut HashMap<u64, u64>) -> io::Result<()> {
-    let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))?;
-    rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_TIMEOUT))?;
-    rustix::net::send(&socket, &request(family), SendFlags::empty())?;
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let (len, _) = rustix::net::recv(&socket, buffer.as_mut_slice(), RecvFlags::empty())?;
-        match read_answer(buffer.get(..len).unwrap_or_default(), cookies, inodes) {
-            Answer::More => {}
-            Answer::Done => return Ok(()),
-            Answer::Refused => return Err(io::Error::other("the kernel refused the dump of its sockets")),
+/// Notes the inodes of the wanted sockets in a table of the kernel (`net/ipv4/tcp_ipv4.c`, `get_tcp4_sock`).
+fn read_table(table: impl BufRead, wanted: &mut HashMap<Ends, Wanted>) {
+    for line in table.lines().map_while(Result::ok) {
+        let Some((ends, inode)) = read_line(&line) else { continue };
+        if let Some(wanted) = wanted.get_mut(&ends) {
+            wanted.is_ambiguous |= wanted.inode.is_some_and(|known| known != inode);
+            wanted.inode = Some(inode);
         }
     }
 }
 
-/// `nlmsghdr` and `inet_diag_req_v2`: all TCP sockets of the family.
-fn request(family: AddressFamily) -> [u8; 72] {
-    let mut request = [0; 72];
-    let mut put = |at: usize, bytes: &[u8]| {
-        if let Some(place) = request.get_mut(at..at + bytes.len()) {
-            place.copy_from_slice(bytes);
-        }
-    };
-    put(0, &72u32.to_ne_bytes());
-    put(4, &BY_FAMILY.to_ne_bytes());
-    put(6, &REQUEST_DUMP.to_ne_bytes());
-    let family = u8::try_from(family.as_raw()).unwrap_or_default();
-    put(16, &[family, 6, 0, 0]);
-    put(20, &STATES.to_ne_bytes());
-    request
+/// The addresses and the inode of a socket that a process can hold.
+fn read_line(line: &str) -> Option<(Ends, u64)> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let (local, peer) = (address(fields.next()?)?, address(fields.next()?)?);
+    let inode = fields.nth(6)?.parse().ok().filter(|inode| *inode != 0)?;
+    Some(((local, peer), inode))
 }
 
-/// How a dump goes on.
-#[derive(Debug, PartialEq, Eq)]
-enum Answer {
-    More,
-    Done,
-    Refused,
-}
-
-/// Reads the messages of one datagram.
-fn read_answer(mut datagram: &[u8], cookies: &HashSet<u64>, inodes: &mut HashMap<u64, u64>) -> Answer {
-    while let (Some(len), Some(kind)) = (number(datagram, 0), datagram.get(4..6)) {
-        let kind = <[u8; 2]>::try_from(kind).map(u16::from_ne_bytes);
-        match kind {
-            Ok(DONE) => return Answer::Done,
-            Ok(ERROR) => return Answer::Refused,
-            _ => {}
-        }
-        let len = usize::try_from(len).unwrap_or(usize::MAX);
-        let Some(message) = datagram.get(MESSAGE_HEADER_BYTES..len) else { return Answer::Done };
-        if let (Some(low), Some(high), Some(inode)) =
-            (number(message, COOKIE_AT), number(message, COOKIE_AT + 4), number(message, INODE_AT))
-        {
-            let cookie = u64::from(high) << 32 | u64::from(low);
-            if inode != 0 && cookies.contains(&cookie) {
-                inodes.insert(u64::from(inode), cookie);
+/// `0100007F:1F90`, or with four words: each in the order of this machine's bytes, the port as a number.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (words, port) = text.split_once(':')?;
+    let word = |at: usize| words.get(at * 8..at * 8 + 8).and_then(|word| u32::from_str_radix(word, 16).ok()).map(u32::to_ne_bytes);
+    let ip = match words.len() {
+        8 => IpAddr::V4(Ipv4Addr::from(word(0)?)),
+        32 => {
+            let mut octets = [0; 16];
+            for (at, place) in octets.chunks_exact_mut(4).enumerate() {
+                place.copy_from_slice(&word(at)?);
             }
+            IpAddr::V6(Ipv6Addr::from(octets)).to_canonical()
         }
-        datagram = datagram.get(len.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Answer::More
-}
-
-fn number(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().map(|number| u32::from_ne_bytes(*number))
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
 }
 
 /// The lowest pid that holds each inode.
@@ -222,41 +180,69 @@ fn socket_inode(target: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    fn message(kind: u16, cookie: u64, inode: u32) -> Vec<u8> {
-        let mut bytes = vec![0; 88];
-        bytes[0..4].copy_from_slice(&88u32.to_ne_bytes());
-        bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
-        bytes[60..64].copy_from_slice(&u32::try_from(cookie & 0xffff_ffff).unwrap().to_ne_bytes());
-        bytes[64..68].copy_from_slice(&u32::try_from(cookie >> 32).unwrap().to_ne_bytes());
-        bytes[84..88].copy_from_slice(&inode.to_ne_bytes());
-        bytes
+    const TABLE: &str = "\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:2384 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 100 1 0 100 0 0 10 0
+   1: 0100007F:2384 0100007F:C350 01 00000000:00000000 00:00000000 00000000  1000        0 200 1 0 20 4 30 10 -1
+   2: 0100007F:C350 0100007F:2384 06 00000000:00000000 03:00000000 00000000     0        0 0 3 0
+   3: 0000000000000000FFFF00000100007F:C351 0000000000000000FFFF00000100007F:2384 01 0:0 00:0 0 0 0 300 1 0 20 4 30 10 -1
+   4: 00000000000000000000000001000000:C352 00000000000000000000000001000000:2384 01 0:0 00:0 0 0 0 400 1 0 20 4 30 10 -1
+";
+
+    fn ends(local: &str, peer: &str) -> Ends {
+        (local.parse().unwrap(), peer.parse().unwrap())
+    }
+
+    fn wanted(cookie: u64) -> Wanted {
+        Wanted { cookie, inode: None, is_ambiguous: false }
+    }
+
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn a_table_gives_the_inodes_of_the_wanted_sockets() {
+        let mut sockets = HashMap::from([
+            (ends("127.0.0.1:9092", "127.0.0.1:50000"), wanted(1)),
+            // Ended: nobody holds it.
+            (ends("127.0.0.1:50000", "127.0.0.1:9092"), wanted(2)),
+            // A socket of IPv6 to an address of IPv4, as Java has them.
+            (ends("127.0.0.1:50001", "127.0.0.1:9092"), wanted(3)),
+            (ends("[::1]:50002", "[::1]:9092"), wanted(4)),
+            (ends("10.0.0.1:50001", "127.0.0.1:9092"), wanted(5)),
+        ]);
+        read_table(TABLE.as_bytes(), &mut sockets);
+        let mut found: Vec<_> = sockets.values().map(|wanted| (wanted.cookie, wanted.inode)).collect();
+        found.sort_unstable();
+        assert_eq!(found, [(1, Some(200)), (2, None), (3, Some(300)), (4, Some(400)), (5, None)]);
+        assert!(sockets.values().all(|wanted| !wanted.is_ambiguous));
+    }
+
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn the_same_addresses_in_two_namespaces_belong_to_nobody() {
+        let place = ends("127.0.0.1:9092", "127.0.0.1:50000");
+        let mut sockets = HashMap::from([(place, wanted(1))]);
+        read_table(TABLE.as_bytes(), &mut sockets);
+        read_table(TABLE.as_bytes(), &mut sockets);
+        assert!(!sockets[&place].is_ambiguous, "the same socket seen twice is one");
+        read_table(TABLE.replace(" 200 ", " 201 ").as_bytes(), &mut sockets);
+        assert!(sockets[&place].is_ambiguous);
     }
 
     #[test]
-    fn a_dump_gives_the_inodes_of_the_wanted_sockets() {
-        let cookies = HashSet::from([7, 5 << 32 | 1]);
-        let mut inodes = HashMap::new();
-        let datagram = [message(BY_FAMILY, 7, 70), message(BY_FAMILY, 8, 80), message(BY_FAMILY, 5 << 32 | 1, 90)].concat();
-        assert_eq!(read_answer(&datagram, &cookies, &mut inodes), Answer::More);
-        assert_eq!(inodes, HashMap::from([(70, 7), (90, 5 << 32 | 1)]));
-        assert_eq!(read_answer(&message(DONE, 0, 0), &cookies, &mut inodes), Answer::Done);
-        assert_eq!(read_answer(&message(ERROR, 0, 0), &cookies, &mut inodes), Answer::Refused);
-    }
-
-    #[test]
-    fn a_damaged_dump_ends() {
-        let cookies = HashSet::from([7]);
-        let whole = message(BY_FAMILY, 7, 70);
-        for len in 0..whole.len() {
-            let mut inodes = HashMap::new();
-            let _ = read_answer(&whole[..len], &cookies, &mut inodes);
-            assert!(inodes.is_empty(), "{len}");
+    fn a_damaged_line_is_passed_over() {
+        let line = TABLE.lines().nth(2).unwrap();
+        let end = line.find(" 200").unwrap();
+        assert!(read_line(line).is_some());
+        for len in 0..=end {
+            assert_eq!(read_line(&line[..len]), None, "{len}");
         }
-        let mut endless = whole.clone();
-        endless[0..4].copy_from_slice(&0u32.to_ne_bytes());
-        assert_eq!(read_answer(&endless, &cookies, &mut HashMap::new()), Answer::Done);
+        for text in ["0100007F", "0100007F:", "0100007G:1F90", "0100007F:1F90F", "1F:1F90", ":", "é100007F:1F90"] {
+            assert_eq!(address(text), None, "{text}");
+        }
     }
 
     #[test]
@@ -266,8 +252,9 @@ mod tests {
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let cookie = rustix::net::sockopt::socket_cookie(&client).unwrap();
         let mut finder = Finder::start().unwrap();
-        assert!(finder.ask(HashSet::from([cookie, u64::MAX])));
-        assert!(!finder.ask(HashSet::new()), "one question at a time");
+        let (local, peer) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+        assert!(finder.ask(HashMap::from([(cookie, (local, peer)), (u64::MAX, (local, local))])));
+        assert!(!finder.ask(HashMap::new()), "one question at a time");
         let deadline = std::time::Instant::now() + Duration::from_secs(20);
         let found = loop {
             if let Some(found) = finder.answer() {

@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
+use rustix::thread::CapabilitySet;
+
+use super::probe::{self, Support};
 use super::{BESIDE, LiveSource, Pacer, PacketSource, Polled, RunTime, SourceConfig, SourceCounts, SourceError, StartError};
+use crate::privileges::{Extra, OBSERVING};
+use crate::source::features::{Feature, KernelVersion};
 use crate::source::{CaptureEvent, SocketKey, Verdict};
 
 /// The running sources. Their events go into one sink; a verdict goes to the source that knows the socket.
@@ -66,11 +71,37 @@ impl Sources {
         Ok(counts)
     }
 
+    /// What they need from now on. Called with the rights that they were started with, since it tries what can be done without.
+    pub fn rights(&self) -> SourceRights {
+        let all = || std::iter::once(&self.main).chain(&self.beside);
+        let extra = Extra {
+            attaches_later: all().any(|source| source.attaches_later()),
+            writes_tracefs: all().any(|source| source.writes_tracefs()),
+        };
+        let mut capabilities = OBSERVING;
+        let has_own = KernelVersion::running().is_none_or(|kernel| kernel >= Feature::OwnCapabilities.row().since);
+        if extra.attaches_later {
+            capabilities |= if has_own { CapabilitySet::BPF | CapabilitySet::PERFMON } else { CapabilitySet::SYS_ADMIN };
+        } else if probe::held_maps() != Support::Yes {
+            capabilities |= if has_own { CapabilitySet::BPF } else { CapabilitySet::SYS_ADMIN };
+        }
+        SourceRights { capabilities, extra }
+    }
+
     /// How long each program ran, while that is counted.
     pub fn run_time(&self) -> Vec<RunTime> {
         let beside = self.beside.iter().flat_map(|source| source.run_time());
         self.main.run_time().into_iter().chain(beside).collect()
     }
+}
+
+/// What the running sources need, beyond reading what the kernel hands over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceRights {
+    /// Capabilities of the thread that drives them.
+    pub capabilities: CapabilitySet,
+    /// System calls.
+    pub extra: Extra,
 }
 
 impl std::fmt::Debug for Sources {

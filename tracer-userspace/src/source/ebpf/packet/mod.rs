@@ -186,8 +186,8 @@ impl LiveSource for PacketSource {
         self.last_housekeeping = Instant::now();
         self.offset = Offset::measure();
         self.translator.expire(clock::boot_ns());
-        if !self.translator.ownerless().is_empty() {
-            self.finder.ask(self.translator.ownerless().clone());
+        if self.translator.has_ownerless() {
+            self.finder.ask(self.translator.ownerless());
         }
         if let Some(log) = &mut self.log {
             log.flush();

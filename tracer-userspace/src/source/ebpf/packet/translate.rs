@@ -12,6 +12,7 @@ use hashlink::{LinkedHashMap, LruCache};
 use tracer_common::event::{EventHeader, Kind, Opening, direction, flag, opening};
 
 use crate::source::ebpf::clock::Offset;
+use crate::source::ebpf::owner::Ends;
 use crate::source::{CaptureEvent, Direction, EventKind, SocketKey, Verdict};
 
 /// Sockets that are remembered, least recently seen forgotten first.
@@ -178,9 +179,15 @@ impl Translator {
         self.sockets.peek(&cookie).and_then(|known| known.pid)
     }
 
-    /// Captured sockets whose owner is worth looking for.
-    pub(super) fn ownerless(&self) -> &HashSet<u64> {
-        &self.ownerless
+    /// Whether there are captured sockets whose owner is worth looking for.
+    pub(super) fn has_ownerless(&self) -> bool {
+        !self.ownerless.is_empty()
+    }
+
+    /// Those sockets, by cookie, with their addresses.
+    pub(super) fn ownerless(&self) -> HashMap<u64, Ends> {
+        let ends = |cookie: &u64| self.sockets.peek(cookie).map(|known| (*cookie, (known.key.local, known.key.peer)));
+        self.ownerless.iter().filter_map(ends).collect()
     }
 
     /// Takes what was found for the sockets that were asked for.

@@ -115,7 +115,7 @@ fn last_capability() -> io::Result<u32> {
 }
 
 /// Whether a map that is held can be read without the right to make it: tried in a thread of its own, since rights belong to threads.
-fn held_maps() -> Support {
+pub(in crate::source::ebpf) fn held_maps() -> Support {
     let try_it = || {
         let array = Array::<_, u32>::create(1, 0).map_err(|error| match error {
             aya::maps::MapError::CreateError { io_error, .. } => io_error,

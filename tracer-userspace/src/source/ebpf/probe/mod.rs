@@ -14,6 +14,7 @@ use std::path::Path;
 use rustix::thread::CapabilitySet;
 
 pub use kernel::Support;
+pub(super) use kernel::held_maps;
 pub(super) use objects::Object;
 pub use objects::{Loaded, ObjectReport, Outcome};
 

@@ -1,0 +1,155 @@
+//! The daemon with no more rights than it needs, and with fewer once it runs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tracer_userspace::privileges::{CAPABILITIES, Need, OBSERVING};
+use xtask::lab::{Broker, Client, Collector, Distribution, Language, Produce, Protocol, Scratch, Tracer, wait_for};
+
+use crate::{daemon, deploy, turn, unique};
+
+const SOME: Produce<'static> =
+    Produce { topic: "", records: 50, codec: "none", context_every: 0, unsampled_every: 0, rate: 0, value_bytes: 50, linger_ms: 0 };
+
+/// What the kernel says of each thread of a process.
+fn threads(pid: u32) -> Result<Vec<BTreeMap<String, String>>> {
+    let field = |line: &str| line.split_once(':').map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
+    let mut threads = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))?.filter_map(Result::ok) {
+        // A thread may end while we look.
+        if let Ok(status) = fs::read_to_string(entry.path().join("status")) {
+            threads.push(status.lines().filter_map(field).collect());
+        }
+    }
+    Ok(threads)
+}
+
+fn wait_for_filter(tracer: &mut Tracer) -> Result<()> {
+    wait_for("the daemon's filter of system calls", Duration::from_secs(10), || {
+        tracer.process().alive()?;
+        let threads = threads(tracer.process().pid())?;
+        Ok(threads.iter().all(|thread| thread.get("Seccomp").is_some_and(|mode| mode == "2")).then_some(()))
+    })
+}
+
+#[test]
+#[ignore = "needs root: `cargo xtask test`"]
+fn once_it_captures_all_threads_have_given_up_what_they_do_not_need() -> Result<()> {
+    let _turn = turn();
+    let scratch = Scratch::new("rights")?;
+    let collector = Collector::stopped(scratch.path())?;
+    let mut tracer = Tracer::start(&daemon(), scratch.path(), &collector, Protocol::Grpc, &[])?;
+    wait_for_filter(&mut tracer)?;
+    let threads = threads(tracer.process().pid())?;
+    ensure!(threads.len() >= 4, "only {} threads", threads.len());
+    for thread in &threads {
+        let name = &thread["Name"];
+        assert_eq!(thread["NoNewPrivs"], "1", "{name}");
+        // Those that look at processes; the kernel cuts names after 15 bytes.
+        let allowed = if ["capture", "socket-owners"].contains(&name.as_str()) { OBSERVING.bits() } else { 0 };
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            let held = u64::from_str_radix(&thread[set], 16).with_context(|| format!("{set} of {name}"))?;
+            assert_eq!(held & !allowed, 0, "{set} of {name} is {}", thread[set]);
+        }
+    }
+    assert!(threads.iter().any(|thread| thread["Name"] == "capture" && thread["CapEff"] != thread["CapAmb"]), "nobody looks at processes");
+    assert!(!tracer.process().log().contains("do not need"), "{}", tracer.process().log());
+    let status = tracer.process().terminate(Duration::from_secs(15))?;
+    // The Collector is away: what is left is undelivered.
+    ensure!(status.code().is_some_and(|code| code == 0 || code == 3), "it ended with {status}:\n{}", tracer.process().log());
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: `cargo xtask test`"]
+fn without_the_filter_it_runs_too() -> Result<()> {
+    let _turn = turn();
+    let scratch = Scratch::new("no-filter")?;
+    let collector = Collector::start(scratch.path())?;
+    let mut tracer = Tracer::start(&daemon(), scratch.path(), &collector, Protocol::Grpc, &[("KAFKA_TRACER_SECCOMP", "off")])?;
+    wait_for("the daemon to say that it captures", Duration::from_secs(10), || {
+        tracer.process().alive()?;
+        Ok(tracer.process().log().contains("Capturing").then_some(()))
+    })?;
+    for thread in threads(tracer.process().pid())? {
+        assert_eq!((thread["Seccomp"].as_str(), thread["NoNewPrivs"].as_str()), ("0", "1"), "{}", thread["Name"]);
+    }
+    let status = tracer.process().terminate(Duration::from_secs(15))?;
+    ensure!(status.success(), "it ended with {status}:\n{}", tracer.process().log());
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and a broker: `cargo xtask test`"]
+fn an_ordinary_user_with_the_listed_capabilities_sees_kafka_from_a_read_only_root() -> Result<()> {
+    let _turn = turn();
+    let distribution = Distribution::ensure(Distribution::NEWEST)?;
+    let client = Client::ensure(Language::Go, &distribution)?;
+    let broker = Broker::start(&distribution)?;
+    let scratch = Scratch::new("ordinary")?;
+    let collector = Collector::start(scratch.path())?;
+    let (older, newer) = (unique("older-connection"), unique("newer-connection"));
+    for topic in [&older, &newer] {
+        broker.create_topic(topic, 1)?;
+    }
+    let endless = Produce { topic: &older, records: 1_000_000, rate: 200, ..SOME };
+    let mut producer = client.produce(&broker, scratch.path(), &older, &endless)?;
+    producer.process().wait_connected(broker.port())?;
+
+    let mut tracer = Tracer::start_command(&mut as_ordinary_user(&scratch, &collector)?, scratch.path())?;
+    wait_for_filter(&mut tracer)?;
+    for thread in threads(tracer.process().pid())? {
+        assert_eq!(thread["Uid"], "65534\t65534\t65534\t65534");
+    }
+    let sent = client.produce(&broker, scratch.path(), &newer, &Produce { topic: &newer, ..SOME })?.records()?;
+    wait_for("spans of both producers, with their processes", Duration::from_secs(40), || {
+        tracer.process().alive()?;
+        let spans = collector.spans()?;
+        let messages = |topic: &str| {
+            let of_topic = spans.iter().filter(|span| span.topic() == Some(topic) && span.operation() == Some("send"));
+            of_topic.filter(|span| span.resource.contains_key("process.executable.name")).map(xtask::lab::Span::messages).sum::<i64>()
+        };
+        Ok((messages(&newer) == i64::try_from(sent.len())? && messages(&older) > 0).then_some(()))
+    })
+    .with_context(|| tracer.process().log())?;
+    let status = tracer.process().terminate(Duration::from_secs(15))?;
+    ensure!(status.success(), "it ended with {status}:\n{}", tracer.process().log());
+    assert!(!tracer.process().log().contains("WARN"), "{}", tracer.process().log());
+    Ok(())
+}
+
+/// The daemon in a bare root file system that is read-only, as user 65534 with exactly the capabilities of the list.
+fn as_ordinary_user(scratch: &Scratch, collector: &Collector) -> Result<Command> {
+    let root = scratch.path().join("root");
+    for program in [daemon().as_path(), Path::new("/usr/bin/setpriv")] {
+        deploy::install(program, &root.join(program.file_name().context("a program has a name")?))?;
+        for library in deploy::libraries(program)? {
+            deploy::install(&library, &root.join(library.strip_prefix("/")?))?;
+        }
+    }
+    for dir in ["proc", "host/cgroup"] {
+        fs::create_dir_all(root.join(dir))?;
+    }
+    let needed = CAPABILITIES.iter().filter(|capability| capability.need != Need::Special);
+    let needed: Vec<String> = needed.map(|capability| capability.name.trim_start_matches("CAP_").to_lowercase()).collect();
+    let needed = format!(",+{}", needed.join(",+"));
+    let script = "set -e
+        mount --bind \"$1\" \"$1\"
+        mount -t proc proc \"$1/proc\"
+        mount --bind \"$2\" \"$1/host/cgroup\"
+        mount -o remount,bind,ro \"$1\"
+        ! touch \"$1/written\" 2>/dev/null
+        exec chroot \"$1\" /setpriv --reuid=65534 --regid=65534 --clear-groups \\
+            --inh-caps=-all$3 --ambient-caps=-all$3 --bounding-set=-all$3 /kafka-tracer run";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", script, "ordinary"]).arg(&root).arg(deploy::cgroup2_root()?);
+    command.arg(needed).env_clear().stdin(Stdio::null());
+    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("KAFKA_TRACER_CGROUP", "/host/cgroup");
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint(Protocol::Grpc)).env("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+    command.env("OTEL_BSP_SCHEDULE_DELAY", "500").env("OTEL_METRIC_EXPORT_INTERVAL", "2000");
+    Ok(command)
+}
