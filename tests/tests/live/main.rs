@@ -12,6 +12,7 @@ mod deploy;
 mod lab;
 mod lifecycle;
 mod privileges;
+mod restarts;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -125,8 +125,8 @@ fn an_ordinary_user_with_the_listed_capabilities_sees_kafka_from_a_read_only_roo
 /// The daemon in a bare root file system that is read-only, as user 65534 with exactly the capabilities of the list.
 fn as_ordinary_user(scratch: &Scratch, collector: &Collector) -> Result<Command> {
     let root = scratch.path().join("root");
-    for program in [daemon().as_path(), Path::new("/usr/bin/setpriv")] {
-        deploy::install(program, &root.join(program.file_name().context("a program has a name")?))?;
+    for (program, name) in [(daemon().as_path(), "kafka-tracer"), (Path::new("/usr/bin/setpriv"), "setpriv")] {
+        deploy::install(program, &root.join(name))?;
         for library in deploy::libraries(program)? {
             deploy::install(&library, &root.join(library.strip_prefix("/")?))?;
         }
