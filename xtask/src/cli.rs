@@ -4,13 +4,16 @@
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
 use crate::build::{self, Profile};
 use crate::checks::{self, Tests};
-use crate::{bench, demo, setup, step};
+use crate::vm::kernel::Series;
+use crate::vm::plan::Cgroups;
+use crate::{bench, demo, setup, step, vm};
 
 /// The jobs of the kafka-tracer project. Each installs what it needs by itself; tools are kept under the user's cache directory.
 #[derive(Debug, Parser)]
@@ -51,6 +54,32 @@ enum Job {
         only_live: bool,
         /// Run the tests whose names contain one of these.
         filter: Vec<OsString>,
+    },
+    /// Run a program of this machine in guests with other kernels, under qemu (no root needed).
+    ///
+    /// The guest has the daemon at /bin/kafka-tracer. The program lies in /run, its libraries where they lie here.
+    Vm {
+        /// Kernels: 5.10, 6.1, 6.12, 7.x; all when not given.
+        #[arg(long, value_name = "SERIES,...", value_delimiter = ',')]
+        kernel: Vec<Series>,
+        /// How the guest's cgroups are mounted.
+        #[arg(long, value_enum, default_value_t)]
+        cgroups: Cgroups,
+        /// Boot the guest without IPv6.
+        #[arg(long)]
+        no_ipv6: bool,
+        /// Programs and daemon of the debug build.
+        #[arg(long)]
+        debug: bool,
+        /// Files or directories that the guest shall have too.
+        #[arg(long, value_name = "FROM[:TO]")]
+        with: Vec<String>,
+        /// Most seconds that a guest may take.
+        #[arg(long, default_value_t = 300)]
+        seconds: u64,
+        /// The program, and its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
     },
     /// Check formatting, lints, documentation, and the licences of the dependencies.
     Lint,
@@ -104,6 +133,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
         Job::Test { no_live: true, filter, .. } => checks::test(Tests::Plain, &filter),
         Job::Test { only_live: true, filter, .. } => checks::test(Tests::Live, &filter),
         Job::Test { filter, .. } => checks::test(Tests::All, &filter),
+        Job::Vm { kernel, cgroups, no_ipv6, debug, with, seconds, command } => {
+            let time_limit = Duration::from_secs(seconds);
+            let options = vm::Options { kernels: kernel, cgroups, no_ipv6, with, time_limit, profile: profile(!debug) };
+            vm::command(&options, &command)
+        }
         Job::Lint => checks::lint(),
         Job::Bench { kind: None } => bench::offline(),
         Job::Bench { kind: Some(Benchmark::Packets) } => bench::packets(),

@@ -5,6 +5,7 @@
 //! toolchain.
 #![forbid(unsafe_code)]
 
+pub mod apt;
 pub mod bench;
 pub mod build;
 pub mod checks;
@@ -14,4 +15,5 @@ pub mod lab;
 pub mod setup;
 pub mod step;
 pub mod tools;
+pub mod vm;
 pub mod workspace;

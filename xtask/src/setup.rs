@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::apt::PrivateApt;
 use crate::{step, tools, workspace};
 
 /// Newer ones need a system LLVM; this one brings none and wants none.
@@ -93,7 +94,7 @@ fn from_debian(version: &str, library: &Path) -> Result<()> {
     let apt = PrivateApt::new(&state)?;
     let mut reasons = Vec::new();
     for suite in DEBIAN_SUITES {
-        match apt.download(suite, "rust-src", version) {
+        match rust_src(&apt, suite, version) {
             Ok(package) => {
                 let unpacked = state.join("rust-src");
                 let _ = fs::remove_dir_all(&unpacked);
@@ -112,6 +113,13 @@ fn from_debian(version: &str, library: &Path) -> Result<()> {
     bail!("Debian's package rust-src {version} was not found ({})", reasons.join("; "))
 }
 
+fn rust_src(apt: &PrivateApt, suite: &str, version: &str) -> Result<PathBuf> {
+    apt.use_suite(suite)?;
+    let is_ours = |debian: &String| debian.strip_prefix(version).is_some_and(|rest| rest.starts_with(['+', '-', '~']));
+    let found = apt.versions("rust-src")?.into_iter().find(is_ours);
+    apt.download("rust-src", &found.with_context(|| format!("no rust-src of version {version}"))?)
+}
+
 fn place(source: &Path, library: &Path) -> Result<()> {
     let parent = library.parent().context("the library folder has a parent")?;
     fs::create_dir_all(parent)
@@ -119,89 +127,4 @@ fn place(source: &Path, library: &Path) -> Result<()> {
     workspace::install_dir(library, |half| {
         step::quiet("copy the library sources", Command::new("cp").arg("-a").arg(source.join(".")).arg(half))
     })
-}
-
-/// An apt that reads and writes only below one directory and takes the mirror from the machine's own configuration.
-struct PrivateApt {
-    state: PathBuf,
-    mirrors: Vec<String>,
-}
-
-impl PrivateApt {
-    fn new(state: &Path) -> Result<Self> {
-        if !step::installed("apt-get") {
-            bail!("this is not a Debian machine (no apt-get)");
-        }
-        for dir in ["lists/partial", "cache/archives/partial"] {
-            fs::create_dir_all(state.join(dir)).with_context(|| format!("cannot create {}", state.join(dir).display()))?;
-        }
-        // ORIGIN is the archive's own word for itself: other vendors' repositories among the machine's sources are left out.
-        let listed = step::output(Command::new("apt-get").args(["indextargets", "--format", "$(ORIGIN) $(SITE)"]))?;
-        let mut mirrors: Vec<String> = Vec::new();
-        for site in listed.lines().filter_map(|line| line.strip_prefix("Debian ")) {
-            // The security archive has no suites of the kind we look for.
-            if !site.ends_with("-security") && !mirrors.iter().any(|known| known == site) {
-                mirrors.push(site.to_owned());
-            }
-        }
-        if mirrors.is_empty() {
-            mirrors = configured_mirrors();
-        }
-        if mirrors.is_empty() {
-            bail!("the machine's apt names no Debian mirror; run `apt-get update`");
-        }
-        Ok(Self { state: state.to_path_buf(), mirrors })
-    }
-
-    fn command(&self, program: &str, sources: &Path) -> Command {
-        let mut command = Command::new(program);
-        let option = |name: &str, value: &Path| format!("{name}={}", value.display());
-        command.args(["-o", &option("Dir::Etc::sourcelist", sources)]);
-        command.args(["-o", "Dir::Etc::sourceparts=/dev/null"]);
-        command.args(["-o", &option("Dir::State::lists", &self.state.join("lists"))]);
-        command.args(["-o", &option("Dir::Cache", &self.state.join("cache"))]);
-        // The cache may lie in a home directory that the user `_apt` cannot enter.
-        command.args(["-o", "APT::Sandbox::User=root", "-o", "Acquire::Languages=none"]);
-        command.current_dir(&self.state);
-        command
-    }
-
-    /// Downloads `package` in a version that starts with `upstream`.
-    fn download(&self, suite: &str, package: &str, upstream: &str) -> Result<PathBuf> {
-        let sources = self.state.join("sources.list");
-        let lines: Vec<String> = self.mirrors.iter().map(|mirror| format!("deb {mirror} {suite} main\n")).collect();
-        fs::write(&sources, lines.concat()).with_context(|| format!("cannot write {}", sources.display()))?;
-        step::quiet("apt-get update", self.command("apt-get", &sources).arg("update"))?;
-        let listed = step::output(self.command("apt-cache", &sources).args(["madison", package]))?;
-        let version = listed
-            .lines()
-            .filter_map(|line| line.split('|').nth(1).map(str::trim))
-            .find(|version| version.strip_prefix(upstream).is_some_and(|rest| rest.starts_with(['+', '-', '~'])))
-            .with_context(|| format!("no {package} of version {upstream}"))?;
-        step::quiet("apt-get download", self.command("apt-get", &sources).arg("download").arg(format!("{package}={version}")))?;
-        let found = fs::read_dir(&self.state)?.filter_map(Result::ok).map(|entry| entry.path()).find(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with(&format!("{package}_")) && path.extension().is_some_and(|extension| extension == "deb")
-        });
-        found.with_context(|| format!("apt-get downloaded no file {package}_*.deb"))
-    }
-}
-
-/// Mirrors as the configuration files spell them: for a machine whose lists were never fetched.
-fn configured_mirrors() -> Vec<String> {
-    let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
-    if let Ok(entries) = fs::read_dir("/etc/apt/sources.list.d") {
-        files.extend(entries.filter_map(Result::ok).map(|entry| entry.path()));
-    }
-    let mut mirrors = Vec::new();
-    for text in files.iter().filter_map(|path| fs::read_to_string(path).ok()) {
-        let words = text.lines().filter(|line| line.starts_with("deb ") || line.starts_with("URIs:")).flat_map(str::split_whitespace);
-        for word in words.filter(|word| word.contains("://") && word.trim_end_matches('/').ends_with("/debian")) {
-            let mirror = word.trim_end_matches('/').to_owned();
-            if !mirrors.contains(&mirror) {
-                mirrors.push(mirror);
-            }
-        }
-    }
-    mirrors
 }

@@ -162,7 +162,7 @@ fn words(command: &Command) -> String {
 }
 
 /// The last lines of a file.
-fn tail(path: &Path, count: usize) -> String {
+pub(crate) fn tail(path: &Path, count: usize) -> String {
     let text = fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     let shown: Vec<String> = lines.iter().skip(lines.len().saturating_sub(count)).map(|line| format!("    {line}")).collect();

@@ -11,13 +11,14 @@ use anyhow::{Context, Result, bail};
 use crate::{step, workspace};
 
 /// Debian's package for each program that we call.
-const PACKAGES: [(&str, &str); 6] = [
+const PACKAGES: [(&str, &str); 7] = [
     ("java", "default-jdk-headless"),
     ("javac", "default-jdk-headless"),
     ("mvn", "maven"),
     ("go", "golang-go"),
     ("python3", "python3"),
     ("pip", "python3-pip"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
 ];
 
 /// Makes sure that a program is there.
