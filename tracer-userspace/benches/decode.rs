@@ -2,21 +2,27 @@
 //!
 //! Inputs are made once. In each round every contender goes over the same bytes, one after another, and the table shows
 //! medians of the rounds in processor time, so that the ratios hold whatever else the machine does: against a plain copy of the same bytes, and
-//! against decoding by the crate `kafka-protocol` (which gets the same decompressor, since it binds a C library else).
+//! against decoding by the crate `kafka-protocol` with its own decompressors (lz4 and zstd are C).
 //!
-//! "walk" is batches, headers and every record; "contexts" also looks for a trace context in every record.
+//! "walk" is batches, headers and every record; "contexts" also looks for a trace context in every record. "inflate" is the
+//! part of it that is decompression, and "floor" what no decompressor of lz4 gets below: following the lengths from one
+//! sequence of a block to the next, without writing a byte of output.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run says so")]
 
+mod data;
+
 use std::hint::black_box;
-use std::io::{Read, Write};
 use std::time::Duration;
 
-use kafka_protocol::records::{Compression, RecordBatchDecoder};
+use data::{compressed, next, order, varint};
+use kafka_protocol::records::RecordBatchDecoder;
 use rustix::time::{ClockId, clock_gettime};
+use tracer_userspace::kafka::compression::Decompressor;
 use tracer_userspace::kafka::context::Propagators;
 use tracer_userspace::kafka::records::{Item, Limits, Origin, Scratch, batches};
 use tracer_userspace::kafka::wire::Payload;
+use tracer_userspace::observe::Codec;
 
 const ROUNDS: usize = 15;
 /// Larger than a core's caches, as the bytes of a connection are that nobody has touched yet.
@@ -29,22 +35,20 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return; // `cargo test --all-targets` only wants to know that it builds
     }
-    println!("{TOTAL_BYTES} bytes of records, batches of about {BATCH_BYTES}, median of {ROUNDS} rounds");
-    println!("{:<28} {:>10} {:>10} {:>10} {:>10} {:>12} {:>12}", "input", "walk", "contexts", "walk", "contexts", "walk /", "crate /");
-    println!("{:<28} {:>10} {:>10} {:>10} {:>10} {:>12} {:>12}", "", "ns/record", "ns/record", "GB/s", "Mrec/s", "memcpy", "contexts");
+    println!("{TOTAL_BYTES} bytes of records, batches of about {BATCH_BYTES}, median of {ROUNDS} rounds, ns and ratios per record");
+    println!(
+        "{:<32} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>10}",
+        "input", "shrinks", "walk", "contexts", "inflate", "floor", "crate", "GB/s", "/ memcpy", "crate / us"
+    );
     for value_bytes in [100, 1_024, 10_240] {
         for traced in [false, true] {
             measure(value_bytes, Values::Half, traced, 0);
         }
     }
-    for codec in 1..=4 {
-        measure(1_024, Values::Half, false, codec);
-    }
-    for codec in 1..=4 {
-        measure(100, Values::Half, true, codec);
-    }
-    for codec in 1..=4 {
-        measure(1_024, Values::Random, false, codec);
+    for (value_bytes, values, traced) in [(1_024, Values::Json, false), (100, Values::Json, true), (1_024, Values::Random, false)] {
+        for codec in 1..=4 {
+            measure(value_bytes, values, traced, codec);
+        }
     }
 }
 
@@ -53,6 +57,8 @@ fn main() {
 enum Values {
     /// Eight random bytes, eight that are always the same, and so on.
     Half,
+    /// Orders as JSON: the same fields again and again, with names, numbers and times that differ.
+    Json,
     /// Random bytes: encrypted, or compressed by the application.
     Random,
 }
@@ -72,19 +78,111 @@ fn measure(value_bytes: usize, values: Values, traced: bool, codec: u8) {
     for _ in 0..ROUNDS.min(5) {
         crates.push(timed(|| assert_eq!(decode_by_the_crate(bytes.clone()), input.records)));
     }
+    let (mut inflates, mut floors) = (vec![], vec![]);
+    if codec > 0 {
+        let mut decompressor = Decompressor::default();
+        for _ in 0..ROUNDS {
+            inflates.push(timed(|| inflate(&input.bytes, &mut decompressor)));
+        }
+    }
+    if codec == 3 {
+        for _ in 0..ROUNDS {
+            floors.push(timed(|| follow(&input.bytes)));
+        }
+    }
     let (walk, contexts, copy, other) = (median(walks), median(contexts), median(copies), median(crates));
     #[expect(clippy::cast_precision_loss, reason = "figures to look at")]
-    let (records, plain_bytes) = (input.records as f64, input.plain_bytes as f64);
+    let (records, plain_bytes, bytes) = (input.records as f64, input.plain_bytes as f64, input.bytes.len() as f64);
+    let each = |times: Vec<Duration>| if times.is_empty() { "-".to_owned() } else { format!("{:.1}", median(times) * 1e9 / records) };
     println!(
-        "{:<28} {:>10.1} {:>10.1} {:>10.2} {:>10.2} {:>12.2} {:>12.1}",
+        "{:<32} {:>8.2} {:>8.1} {:>8.1} {:>8} {:>8} {:>8.1} {:>8.2} {:>8.2} {:>10.1}",
         input.name,
+        plain_bytes / bytes,
         walk * 1e9 / records,
         contexts * 1e9 / records,
-        plain_bytes / walk / 1e9,
-        records / contexts / 1e6,
+        each(inflates),
+        each(floors),
+        other * 1e9 / records,
+        plain_bytes / contexts / 1e9,
         walk / copy,
         other / contexts,
     );
+}
+
+/// The bodies of the batches.
+fn bodies(bytes: &[u8]) -> impl Iterator<Item = (i16, &[u8])> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let length = u32::from_be_bytes(*rest.get(8..)?.first_chunk()?);
+        let (batch, behind) = rest.split_at_checked(12 + usize::try_from(length).ok()?)?;
+        rest = behind;
+        Some((i16::from_be_bytes(*batch.get(21..)?.first_chunk()?), batch.get(61..)?))
+    })
+}
+
+/// Decompresses all batches and looks at nothing.
+fn inflate(bytes: &[u8], decompressor: &mut Decompressor) {
+    for (attributes, body) in bodies(bytes) {
+        let codec = match attributes {
+            1 => Codec::Gzip,
+            2 => Codec::Snappy,
+            3 => Codec::Lz4,
+            _ => Codec::Zstd,
+        };
+        black_box(decompressor.decompress(codec, black_box(body), 32 << 20).unwrap());
+    }
+}
+
+/// Goes from sequence to sequence through all lz4 blocks, as any decompressor must to find where a record begins: each length
+/// is known only when the one before it was read.
+fn follow(bytes: &[u8]) {
+    for (_, body) in bodies(bytes) {
+        let mut frame = body.get(7..).unwrap();
+        loop {
+            let (size, rest) = frame.split_first_chunk::<4>().unwrap();
+            let size = u32::from_le_bytes(*size);
+            if size == 0 {
+                break;
+            }
+            let (block, rest) = rest.split_at(usize::try_from(size & 0x7fff_ffff).unwrap());
+            frame = rest;
+            if size & 0x8000_0000 == 0 {
+                black_box(sequences(block));
+            }
+        }
+    }
+}
+
+/// How many bytes a block's sequences make.
+fn sequences(block: &[u8]) -> usize {
+    let (mut position, mut output) = (0, 0);
+    while let Some(&token) = block.get(position) {
+        position += 1;
+        let literals = length(block, &mut position, token >> 4);
+        position += literals;
+        output += literals;
+        if position + 2 > block.len() {
+            break;
+        }
+        position += 2;
+        output += length(block, &mut position, token & 15) + 4;
+    }
+    output
+}
+
+/// A length that begins with four bits and goes on in bytes.
+fn length(block: &[u8], position: &mut usize, bits: u8) -> usize {
+    let mut length = usize::from(bits);
+    if bits == 15 {
+        while let Some(&byte) = block.get(*position) {
+            *position += 1;
+            length += usize::from(byte);
+            if byte < 0xff {
+                break;
+            }
+        }
+    }
+    length
 }
 
 /// Processor time of this thread, so that other programs' turns do not count.
@@ -123,27 +221,11 @@ fn walk(bytes: &[u8], scratch: &mut Scratch, propagators: Option<&Propagators>) 
 fn decode_by_the_crate(mut bytes: bytes::Bytes) -> usize {
     let mut count = 0;
     while !bytes.is_empty() {
-        let records = RecordBatchDecoder::decode_with_custom_compression(&mut bytes, Some(decompress)).unwrap();
+        let records = RecordBatchDecoder::decode(&mut bytes).unwrap();
         count += records.records.len();
         black_box(&records);
     }
     count
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "the crate's own type of function")]
-fn decompress(compressed: &mut bytes::Bytes, codec: Compression) -> Result<bytes::Bytes, anyhow::Error> {
-    let mut plain = Vec::new();
-    match codec {
-        Compression::None => return Ok(compressed.clone()),
-        Compression::Gzip => drop(flate2::read::GzDecoder::new(&compressed[..]).read_to_end(&mut plain).unwrap()),
-        Compression::Snappy => plain = snap::raw::Decoder::new().decompress_vec(compressed).unwrap(),
-        Compression::Lz4 => drop(lz4_flex::frame::FrameDecoder::new(&compressed[..]).read_to_end(&mut plain).unwrap()),
-        Compression::Zstd => {
-            let mut decoder = ruzstd::decoding::StreamingDecoder::new(&compressed[..]).unwrap();
-            decoder.read_to_end(&mut plain).unwrap();
-        }
-    }
-    Ok(plain.into())
 }
 
 struct Input {
@@ -161,7 +243,11 @@ impl Input {
             "{value_bytes} B, {}{}{}",
             names.get(usize::from(codec)).unwrap(),
             if traced { ", traceparent" } else { "" },
-            if values == Values::Random { ", random" } else { "" }
+            match values {
+                Values::Half => "",
+                Values::Json => ", JSON",
+                Values::Random => ", random",
+            }
         );
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
         let per_batch = (BATCH_BYTES / (value_bytes + 40)).max(4);
@@ -187,15 +273,6 @@ impl Input {
     }
 }
 
-fn varint(out: &mut Vec<u8>, value: usize) {
-    let mut zigzag = value * 2;
-    while zigzag >= 0x80 {
-        out.push(u8::try_from(zigzag & 0x7f).unwrap() | 0x80);
-        zigzag >>= 7;
-    }
-    out.push(u8::try_from(zigzag).unwrap());
-}
-
 /// A record with a key, a value half of which compresses, and perhaps a trace context.
 fn record(out: &mut Vec<u8>, delta: usize, (value_bytes, values): (usize, Values), traced: bool, random: &mut u64) {
     let mut body = vec![0];
@@ -205,11 +282,11 @@ fn record(out: &mut Vec<u8>, delta: usize, (value_bytes, values): (usize, Values
     body.extend(format!("key-{:06}", delta * 7919 % 1_000_000).as_bytes());
     varint(&mut body, value_bytes);
     let end = body.len() + value_bytes;
+    if values == Values::Json {
+        order(&mut body, end, random);
+    }
     while body.len() < end {
-        *random ^= *random << 13;
-        *random ^= *random >> 7;
-        *random ^= *random << 17;
-        body.extend(random.to_be_bytes());
+        body.extend(next(random).to_be_bytes());
         if values == Values::Half {
             body.extend(b"\"field\":");
         }
@@ -227,21 +304,7 @@ fn record(out: &mut Vec<u8>, delta: usize, (value_bytes, values): (usize, Values
 }
 
 fn batch(codec: u8, count: usize, plain: &[u8]) -> Vec<u8> {
-    let records = match codec {
-        0 => plain.to_vec(),
-        1 => {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-            encoder.write_all(plain).unwrap();
-            encoder.finish().unwrap()
-        }
-        2 => snap::raw::Encoder::new().compress_vec(plain).unwrap(),
-        3 => {
-            let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
-            encoder.write_all(plain).unwrap();
-            encoder.finish().unwrap()
-        }
-        _ => ruzstd::encoding::compress_to_vec(plain, ruzstd::encoding::CompressionLevel::Fastest),
-    };
+    let records = compressed(codec, plain);
     let count = i32::try_from(count).unwrap();
     let mut covered = i16::from(codec).to_be_bytes().to_vec();
     covered.extend((count - 1).to_be_bytes());

@@ -1,9 +1,15 @@
 //! The whole line in memory: captured segments in, observations out, on one core.
 //!
+//! The second table is `headers: auto` beside `all`: what it saves to leave a topic compressed whose records carry no context,
+//! one batch in 64 apart. Its requests are 16 KiB before compression, as a producer makes them by default.
+//!
 //! Inputs are made once. Each figure is the best of several rounds of the same run, beside a copy (`memcpy`) of the same bytes, so
 //! that what is compared is a ratio. Allocations are counted: there must be none per record.
 
 #![expect(unsafe_code, reason = "an allocator that counts is an unsafe trait; it only adds numbers")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot run says so")]
+
+mod data;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
@@ -11,7 +17,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tracer_userspace::observe::Observation;
+use data::{compressed, order, varint};
+use tracer_userspace::observe::{HeaderReading, Observation, ObserveSettings};
 use tracer_userspace::pipeline::{Pipeline, PipelineSettings, Sink};
 use tracer_userspace::source::{CaptureEvent, Direction, EventKind, SocketKey};
 use tracer_userspace::time::Timestamp;
@@ -73,10 +80,65 @@ fn main() {
     ] {
         measure(name, record_bytes, context_every);
     }
+    println!(
+        "\n{:<44} {:>9} {:>12} {:>12} {:>12} {:>9}",
+        "headers: all and auto, no contexts", "shrinks", "all, ns/rec", "auto, ns/rec", "auto, GB/s", "all/auto"
+    );
+    for (codec, name) in [(0, "none"), (1, "gzip"), (2, "snappy"), (3, "lz4"), (4, "zstd")] {
+        for record_bytes in [1024, 100] {
+            compare(name, codec, record_bytes);
+        }
+    }
+}
+
+/// Time for one record with `headers: all` and with `auto`, once the topic has been quiet for long enough.
+fn compare(name: &str, codec: u8, record_bytes: usize) {
+    const REQUESTS: usize = 2_048;
+    const QUIET_BATCHES: usize = 1_000;
+    let made: Vec<_> = (0..16).map(|seed| orders(record_bytes, codec, seed + 1)).collect();
+    let requests: Vec<Vec<u8>> = made.iter().map(|batch| produce_request(&batch.bytes)).collect();
+    let answer = produce_answer();
+    let records: usize = made.iter().map(|batch| batch.records).sum::<usize>() * REQUESTS / made.len();
+    let plain: usize = made.iter().map(|batch| batch.plain_bytes).sum::<usize>() * REQUESTS / made.len();
+    let stored: usize = requests.iter().map(Vec::len).sum::<usize>() * REQUESTS / made.len();
+    let mut times = [Duration::MAX; 2];
+    for _ in 0..ROUNDS {
+        for (time, headers) in times.iter_mut().zip([HeaderReading::All, HeaderReading::Auto]) {
+            let observe = ObserveSettings { headers, ..ObserveSettings::default() };
+            let mut pipeline = Pipeline::new(PipelineSettings { observe, ..PipelineSettings::default() });
+            let mut count = Count { batches: 0, records: 0 };
+            let mut feed = Feed::new(&mut pipeline, &mut count);
+            for index in 0..=QUIET_BATCHES {
+                feed.send(requests.get(index % requests.len()).map_or(&[], Vec::as_slice));
+                feed.receive(&answer);
+            }
+            feed.time_ns += 11 * 60 * 1_000_000_000;
+            let started = Instant::now();
+            for index in 0..REQUESTS {
+                feed.send(black_box(requests.get(index % requests.len()).map_or(&[], Vec::as_slice)));
+                feed.receive(&answer);
+            }
+            *time = (*time).min(started.elapsed());
+            pipeline.finish(&mut count);
+            assert_eq!(count.batches, u64::try_from(REQUESTS + QUIET_BATCHES + 1).unwrap_or(0), "every batch is observed");
+        }
+    }
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    let (records, plain, stored) = (records as f64, plain as f64, stored as f64);
+    let [all, auto] = times.map(|time| time.as_secs_f64());
+    println!(
+        "{:<44} {:>9.2} {:>12.1} {:>12.1} {:>12.2} {:>9.1}",
+        format!("{name}, {record_bytes}-byte values"),
+        plain / stored,
+        all * 1e9 / records,
+        auto * 1e9 / records,
+        plain / auto / 1e9,
+        all / auto,
+    );
 }
 
 fn measure(name: &str, record_bytes: usize, context_every: usize) {
-    let request = produce_request(record_bytes, context_every);
+    let request = produce_request(&batch(record_bytes, context_every));
     let answer = produce_answer();
     let requests = TOTAL_BYTES / request.len();
     let mut copied = vec![0; request.len()];
@@ -185,8 +247,7 @@ fn header(api_key: i16, api_version: i16) -> Vec<u8> {
 }
 
 /// Produce v7 with one batch of one partition.
-fn produce_request(record_bytes: usize, context_every: usize) -> Vec<u8> {
-    let batch = batch(record_bytes, context_every);
+fn produce_request(batch: &[u8]) -> Vec<u8> {
     let mut out = header(0, 7);
     out.extend_from_slice(&(-1_i16).to_be_bytes()); // transactional id
     out.extend_from_slice(&(-1_i16).to_be_bytes()); // acks
@@ -196,7 +257,7 @@ fn produce_request(record_bytes: usize, context_every: usize) -> Vec<u8> {
     out.extend_from_slice(&1_i32.to_be_bytes());
     out.extend_from_slice(&0_i32.to_be_bytes());
     out.extend_from_slice(&u32::try_from(batch.len()).unwrap_or(0).to_be_bytes());
-    out.extend_from_slice(&batch);
+    out.extend_from_slice(batch);
     framed(&out)
 }
 
@@ -214,7 +275,7 @@ fn produce_answer() -> Vec<u8> {
     framed(&out)
 }
 
-/// A batch of format 2. Its CRC is not looked at by what is measured.
+/// A batch of format 2.
 fn batch(record_bytes: usize, context_every: usize) -> Vec<u8> {
     let mut records = Vec::new();
     let mut count = 0_i32;
@@ -222,30 +283,63 @@ fn batch(record_bytes: usize, context_every: usize) -> Vec<u8> {
         let traced = context_every > 0 && usize::try_from(count).unwrap_or(0).is_multiple_of(context_every);
         let mut record = vec![0]; // attributes
         varint(&mut record, 0); // timestamp delta
-        varint(&mut record, i64::from(count));
-        varint(&mut record, -1); // no key
-        varint(&mut record, i64::try_from(record_bytes).unwrap_or(0));
+        varint(&mut record, usize::try_from(count).unwrap_or(0));
+        record.push(1); // no key
+        varint(&mut record, record_bytes);
         record.resize(record.len() + record_bytes, b'v');
         if traced {
             varint(&mut record, 1);
             varint(&mut record, 11);
             record.extend_from_slice(b"traceparent");
             let value = format!("00-{:032x}-{:016x}-01", count + 1, count + 1);
-            varint(&mut record, i64::try_from(value.len()).unwrap_or(0));
+            varint(&mut record, value.len());
             record.extend_from_slice(value.as_bytes());
         } else {
             varint(&mut record, 0);
         }
-        varint(&mut records, i64::try_from(record.len()).unwrap_or(0));
+        varint(&mut records, record.len());
         records.extend_from_slice(&record);
         count += 1;
     }
+    stored(0, count, &records)
+}
+
+/// Orders as JSON in one batch of 16 KiB before compression.
+struct Orders {
+    bytes: Vec<u8>,
+    records: usize,
+    plain_bytes: usize,
+}
+
+fn orders(value_bytes: usize, codec: u8, seed: u64) -> Orders {
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed);
+    let mut records = Vec::new();
+    let mut count = 0_usize;
+    while records.len() + value_bytes < 16 << 10 {
+        let mut record = vec![0, 0]; // attributes, timestamp delta
+        varint(&mut record, count);
+        varint(&mut record, 10);
+        record.extend_from_slice(format!("key-{:06}", count * 7_919 % 1_000_000).as_bytes());
+        varint(&mut record, value_bytes);
+        let end = record.len() + value_bytes;
+        order(&mut record, end, &mut random);
+        varint(&mut record, 0);
+        varint(&mut records, record.len());
+        records.extend_from_slice(&record);
+        count += 1;
+    }
+    let bytes = stored(codec, i32::try_from(count).unwrap_or(0), &compressed(codec, &records));
+    Orders { bytes, records: count, plain_bytes: records.len() }
+}
+
+/// A batch of format 2 around these bytes. Its CRC is not looked at by what is measured.
+fn stored(codec: u8, count: i32, records: &[u8]) -> Vec<u8> {
     let mut out = 0_i64.to_be_bytes().to_vec();
     out.extend_from_slice(&u32::try_from(records.len() + 49).unwrap_or(0).to_be_bytes());
     out.extend_from_slice(&0_i32.to_be_bytes()); // leader epoch
     out.push(2);
     out.extend_from_slice(&0_u32.to_be_bytes()); // crc
-    out.extend_from_slice(&0_i16.to_be_bytes()); // attributes
+    out.extend_from_slice(&i16::from(codec).to_be_bytes()); // attributes
     out.extend_from_slice(&(count - 1).to_be_bytes());
     out.extend_from_slice(&1_700_000_000_000_i64.to_be_bytes());
     out.extend_from_slice(&1_700_000_000_000_i64.to_be_bytes());
@@ -253,16 +347,6 @@ fn batch(record_bytes: usize, context_every: usize) -> Vec<u8> {
     out.extend_from_slice(&(-1_i16).to_be_bytes());
     out.extend_from_slice(&(-1_i32).to_be_bytes());
     out.extend_from_slice(&count.to_be_bytes());
-    out.extend_from_slice(&records);
+    out.extend_from_slice(records);
     out
-}
-
-/// Zigzag, as records have it.
-fn varint(out: &mut Vec<u8>, value: i64) {
-    let mut rest = ((value << 1) ^ (value >> 63)).cast_unsigned();
-    while rest >= 0x80 {
-        out.push(u8::try_from(rest & 0x7f).unwrap_or(0) | 0x80);
-        rest >>= 7;
-    }
-    out.push(u8::try_from(rest).unwrap_or(0));
 }

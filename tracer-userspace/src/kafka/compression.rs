@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use flate2::{Decompress, FlushDecompress, Status};
-use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+use zstd_safe::DCtx;
 
 use crate::observe::Codec;
 
@@ -56,7 +56,7 @@ pub struct Decompressor {
     plain: Plain,
     snappy: snap::raw::Decoder,
     inflate: Option<Decompress>,
-    zstd: Option<FrameDecoder>,
+    zstd: Option<DCtx<'static>>,
 }
 
 impl std::fmt::Debug for Decompressor {
@@ -67,14 +67,9 @@ impl std::fmt::Debug for Decompressor {
 
 /// Above this, the buffer's memory is given back before the next batch.
 const KEPT_BYTES: usize = 4 << 20;
-/// zstd reserves the declared window at once when a decoder is used again; larger windows get a decoder of their own, which
-/// grows with the output.
-const KEPT_WINDOW_BYTES: u64 = 8 << 20;
 /// gzip members or zstd frames that one batch may consist of. Writers make one; setting up a decoder for each of a few bytes
 /// would cost far more than those bytes are worth.
 const MAX_STREAMS: u32 = 64;
-/// The largest window that any of zstd's levels uses.
-const MAX_WINDOW_BYTES: u64 = 128 << 20;
 
 impl Decompressor {
     /// The plain bytes of `compressed`, at most `max_bytes` of them. Memory grows with the output, never with a length that
@@ -199,24 +194,11 @@ impl Decompressor {
                 input = rest;
                 continue;
             }
-            let window = zstd_window_bytes(input).ok_or(Fault::Malformed(at, "no zstd frame"))?;
-            if window > MAX_WINDOW_BYTES {
-                return Err(Fault::TooLarge);
-            }
-            let mut own;
-            let decoder = if window > KEPT_WINDOW_BYTES {
-                own = FrameDecoder::new();
-                &mut own
-            } else {
-                self.zstd.get_or_insert_with(FrameDecoder::new)
-            };
-            decoder.set_max_window_size(MAX_WINDOW_BYTES);
-            let done = zstd_frame(decoder, &mut input, &mut self.plain);
-            if done.is_err() {
-                // What a damaged frame left in the decoder is of no use to the next one.
-                self.zstd = None;
-            }
-            done.map_err(|fault| if let Fault::Malformed(_, why) = fault { Fault::Malformed(at, why) } else { fault })?;
+            let (frame, rest, most_bytes) = zstd_frame(input).ok_or(Fault::Malformed(at, "no zstd frame"))?;
+            let decoder = self.zstd.get_or_insert_with(DCtx::create);
+            zstd_content(decoder, frame, most_bytes, &mut self.plain)
+                .map_err(|fault| if let Fault::Malformed(_, why) = fault { Fault::Malformed(at, why) } else { fault })?;
+            input = rest;
         }
         none_left(input, compressed)
     }
@@ -435,61 +417,66 @@ fn skip_zstd_skippable(input: &[u8]) -> Option<&[u8]> {
     rest.get(usize::try_from(u32::from_le_bytes(*size)).ok()?..)
 }
 
-/// The window that a zstd frame's header asks for (RFC 8878, 3.1.1.1): the memory its decoder needs.
-fn zstd_window_bytes(input: &[u8]) -> Option<u64> {
+/// The zstd frame that `input` begins with (RFC 8878, 3.1.1), what follows it, and the most that it can hold: the sum of what
+/// its blocks can, not what its header claims.
+fn zstd_frame(input: &[u8]) -> Option<(&[u8], &[u8], usize)> {
     const FRAME: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
+    const BLOCK_BYTES: usize = 128 << 10;
     let (&[magic @ .., descriptor], rest) = input.split_first_chunk::<5>()?;
     if magic != FRAME {
         return None;
     }
     let single_segment = descriptor & 0x20 != 0;
-    if single_segment {
-        let rest = rest.get(
-            match descriptor & 3 {
-                0 => 0,
-                1 => 1,
-                2 => 2,
-                _ => 4,
-            }..,
-        )?;
-        let size = match descriptor >> 6 {
-            0 => u64::from(*rest.first()?),
-            1 => u64::from(u16::from_le_bytes(*rest.first_chunk()?)) + 256,
-            2 => u64::from(u32::from_le_bytes(*rest.first_chunk()?)),
-            _ => u64::from_le_bytes(*rest.first_chunk()?),
+    let window_bytes = usize::from(!single_segment);
+    let dictionary_bytes = [0, 1, 2, 4].get(usize::from(descriptor & 3))?;
+    let size_bytes = match descriptor >> 6 {
+        0 => usize::from(single_segment),
+        1 => 2,
+        2 => 4,
+        _ => 8,
+    };
+    let mut rest = rest.get(window_bytes + dictionary_bytes + size_bytes..)?;
+    let mut most_bytes = 0_usize;
+    loop {
+        let (&[low, middle, high], blocks) = rest.split_first_chunk::<3>()?;
+        let header = u32::from_le_bytes([low, middle, high, 0]);
+        let size = usize::try_from(header >> 3).ok()?;
+        let (stored, holds) = match header >> 1 & 3 {
+            0 => (size, size), // as it is
+            1 => (1, size),    // one byte, so many times
+            2 => (size, BLOCK_BYTES),
+            _ => return None,
         };
-        return Some(size);
+        most_bytes = most_bytes.saturating_add(holds.min(BLOCK_BYTES));
+        rest = blocks.get(stored..)?;
+        if header & 1 != 0 {
+            break;
+        }
     }
-    let window = *rest.first()?;
-    let base = 1_u64 << (10 + (window >> 3));
-    Some(base + base / 8 * u64::from(window & 7))
+    let checksum_bytes = if descriptor & 4 == 0 { 0 } else { 4 };
+    let rest = rest.get(checksum_bytes..)?;
+    Some((input.get(..input.len() - rest.len())?, rest, most_bytes))
 }
 
-fn zstd_frame(decoder: &mut FrameDecoder, input: &mut &[u8], plain: &mut Plain) -> Result<(), Fault> {
-    const STEP_BYTES: usize = 128 << 10;
-    decoder.reset(&mut *input).map_err(|_| Fault::Malformed(0, "no zstd frame"))?;
-    // What the decoder holds back within its window counts as output too.
-    let mut left = plain.left();
+/// Decompresses one frame in one go: its window is the output itself, and nothing is reserved for it.
+fn zstd_content(decoder: &mut DCtx<'_>, frame: &[u8], most_bytes: usize, plain: &mut Plain) -> Result<(), Fault> {
+    /// `ZSTD_error_dstSize_tooSmall` (`zstd_errors.h`; the numbers are stable since 1.3.1), as zstd's functions return it.
+    const TOO_SMALL: usize = 70_usize.wrapping_neg();
+    // Records seldom shrink to less than a sixteenth. Where they did, it is done again with four times the room: a third more
+    // work at the most.
+    let mut wanted = frame.len().saturating_mul(16).max(64 << 10);
     loop {
-        let is_finished = decoder
-            .decode_blocks(&mut *input, BlockDecodingStrategy::UptoBytes(STEP_BYTES))
-            .map_err(|_| Fault::Malformed(0, "no zstd block"))?;
-        loop {
-            let count = decoder.can_collect();
-            if count == 0 {
-                break;
+        let room = plain.room(wanted.min(most_bytes).max(1))?;
+        let is_capped = room.len() < most_bytes;
+        match decoder.decompress(room, frame) {
+            Ok(given) => {
+                plain.advance(given);
+                return Ok(());
             }
-            let room = plain.room_for(count)?;
-            let given = std::io::Read::read(decoder, room).map_err(|_| Fault::Malformed(0, "no zstd output"))?;
-            if given == 0 {
-                break;
-            }
-            plain.advance(given);
+            Err(TOO_SMALL) if is_capped && wanted <= plain.left() => wanted = wanted.saturating_mul(4),
+            Err(TOO_SMALL) if is_capped => return Err(Fault::TooLarge),
+            Err(_) => return Err(Fault::Malformed(0, "no zstd block")),
         }
-        if is_finished {
-            return Ok(());
-        }
-        left = left.checked_sub(STEP_BYTES).ok_or(Fault::TooLarge)?;
     }
 }
 
