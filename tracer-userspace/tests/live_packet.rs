@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use harness::{Connection, Recorder, exchange, kafka_request, pseudo_random};
-use net::{Namespace, RoughLine, accept_silently, set_tcp_option, unconnected, wait_until};
+use net::{ExclusiveProgram, Namespace, RoughLine, accept_silently, set_tcp_option, unconnected, wait_until};
 use tracer_common::counter::Counter;
 use tracer_userspace::source::ebpf::{LiveSource, PacketSource, SourceConfig, StartError};
 use tracer_userspace::source::{Direction, Verdict};
@@ -621,4 +621,30 @@ fn the_verifier_needs_a_fraction_of_what_it_allows() {
     println!("started in {took:?}: {counts:?}");
     // It gives up at a million; before that, a busy host waits for seconds.
     assert!(counts.iter().all(|(_, instructions)| *instructions < 100_000), "{counts:?}");
+}
+
+/// coroot/coroot-node-agent#335, #205: one program that the kernel does not take stops the whole agent.
+#[test]
+#[ignore = "needs root: `cargo xtask test`"]
+fn coroot_335_a_program_that_the_kernel_refuses_is_off_and_capture_goes_on() {
+    let _turn = harness::turn();
+    let mut recorder = {
+        let _held = ExclusiveProgram::hold(harness::DEADLINE);
+        Recorder::start()
+    };
+    assert_eq!(recorder.source.counts().unwrap().programs_off, ["owner_connect6"]);
+    for address in LOOPBACKS {
+        recorder.expect_exchange(Connection::over(address), &kafka_request(300_000), &pseudo_random(200_000));
+        let mut connection = Connection::over(address);
+        let [client, server] = connection.addresses();
+        connection.round_trip(&kafka_request(100), &pseudo_random(100));
+        // Whose it is is found out in another way where the program is missing.
+        let begin = Instant::now();
+        while begin.elapsed() < harness::DEADLINE && recorder.owner(client, server) != Some(std::process::id()) {
+            recorder.run_for(Duration::from_millis(50));
+        }
+        assert_eq!(recorder.owner(client, server), Some(std::process::id()), "{address}");
+    }
+    drop(recorder);
+    assert_eq!(Recorder::start().source.counts().unwrap().programs_off, Vec::<&str>::new());
 }

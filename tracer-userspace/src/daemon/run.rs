@@ -395,6 +395,9 @@ fn source_health(counts: Option<&SourceCounts>) -> HealthSnapshot {
     for (reason, value) in &counts.lost_events {
         health.add_by(metric::CAPTURE_LOST_EVENTS, semconv::REASON, *reason, *value);
     }
+    for program in &counts.programs_off {
+        health.add_by(metric::CAPTURE_PROGRAMS_OFF, semconv::PROGRAM, *program, 1);
+    }
     health
 }
 

@@ -81,6 +81,7 @@ pub const fn side(side: Side) -> &'static str {
 pub const RESULT: &str = "result";
 /// Attribute of the health counters: why it was lost.
 pub const REASON: &str = "reason";
+pub const PROGRAM: &str = "program";
 
 /// Values of `error.type` that are not Kafka's names.
 pub mod error {
@@ -112,6 +113,7 @@ pub mod metric {
     pub const CAPTURE_EVENTS: &str = "kafka_tracer.capture.events";
     pub const CAPTURE_LOST: &str = "kafka_tracer.capture.lost";
     pub const CAPTURE_LOST_EVENTS: &str = "kafka_tracer.capture.lost_events";
+    pub const CAPTURE_PROGRAMS_OFF: &str = "kafka_tracer.capture.programs_off";
     pub const STREAM_GAPS: &str = "kafka_tracer.stream.gaps";
     pub const STREAM_LOST: &str = "kafka_tracer.stream.lost";
     pub const FRAMES: &str = "kafka_tracer.frames";
@@ -157,6 +159,7 @@ pub mod metric {
         (CAPTURE_EVENTS, "{event}", "Events that the source handed over."),
         (CAPTURE_LOST, "By", "Bytes that were seen and not captured, by reason."),
         (CAPTURE_LOST_EVENTS, "{event}", "Events of the kernel that were lost or could not be told, by reason."),
+        (CAPTURE_PROGRAMS_OFF, "{program}", "Programs that the kernel refused and capture goes on without."),
         (STREAM_GAPS, "{gap}", "Holes in observed streams."),
         (STREAM_LOST, "By", "Bytes of observed streams that are in no frame, by reason."),
         (BATCHES, "{batch}", "Batches that were not read to their end, by reason."),

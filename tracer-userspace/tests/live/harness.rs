@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracer_userspace::source::ebpf::{Pacer, PacketSource, SourceConfig};
+use tracer_userspace::source::ebpf::{LiveSource as _, Pacer, PacketSource, SourceConfig};
 use tracer_userspace::source::{CaptureEvent, Direction, EventKind, SocketKey};
 
 /// How long a test waits for what must come.
@@ -167,6 +167,12 @@ impl Recorder {
 
     pub(crate) fn socket(&self, local: SocketAddr, peer: SocketAddr) -> Option<(&SocketKey, &SeenSocket)> {
         self.seen.sockets.iter().find(|(key, _)| (key.local, key.peer) == (local, peer))
+    }
+
+    /// Who owns a socket, as an event said or as was found out since.
+    pub(crate) fn owner(&self, local: SocketAddr, peer: SocketAddr) -> Option<u32> {
+        let (key, socket) = self.socket(local, peer)?;
+        socket.pid.or_else(|| self.source.owner(*key))
     }
 
     /// Sends both ways at the same time while reading events, and compares all four streams.

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -218,4 +218,58 @@ pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(std::time::Instant::now() < deadline, "{what} did not happen");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// A program at the cgroup root of the host that lets no other of its kind in (attached without `BPF_F_ALLOW_MULTI`), until it is dropped.
+pub(crate) struct ExclusiveProgram {
+    root: File,
+    program: OwnedFd,
+}
+
+impl ExclusiveProgram {
+    const CONNECT6: u32 = 11;
+
+    /// Waits for its turn: where another tracer runs, the place is taken.
+    pub(crate) fn hold(deadline: Duration) -> Self {
+        const PROG_LOAD: libc::c_long = 5;
+        const CGROUP_SOCK_ADDR: u32 = 18;
+        // r0 = 1; exit: every connect is let through.
+        let code: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
+        let mut load = [0_u32; 18];
+        let place = |pointer: usize| [u32::try_from(pointer & 0xffff_ffff).unwrap(), u32::try_from(pointer >> 32).unwrap()];
+        load[..2].copy_from_slice(&[CGROUP_SOCK_ADDR, 2]);
+        load[2..4].copy_from_slice(&place(code.as_ptr().addr()));
+        load[4..6].copy_from_slice(&place(c"GPL".as_ptr().addr()));
+        load[17] = Self::CONNECT6;
+        let program = bpf(PROG_LOAD, &load).expect("the kernel takes a program of two instructions");
+        #[expect(unsafe_code, reason = "the kernel gave it to us a moment ago")]
+        let program = unsafe { OwnedFd::from_raw_fd(program) };
+        let root = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let root = root.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).expect("cgroup v2 is mounted");
+        let held = Self { root: File::open(root.split(' ').nth(1).unwrap()).unwrap(), program };
+        let begin = Instant::now();
+        while let Err(error) = held.command(8) {
+            assert!(begin.elapsed() < deadline, "the place of connect6 at the cgroup root is taken: {error}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        held
+    }
+
+    /// Attaches (8) or detaches (9).
+    fn command(&self, command: libc::c_long) -> std::io::Result<i32> {
+        let descriptor = |descriptor: i32| u32::try_from(descriptor).unwrap();
+        bpf(command, &[descriptor(self.root.as_raw_fd()), descriptor(self.program.as_raw_fd()), Self::CONNECT6, 0])
+    }
+}
+
+impl Drop for ExclusiveProgram {
+    fn drop(&mut self) {
+        self.command(9).expect("what was attached can be detached");
+    }
+}
+
+fn bpf(command: libc::c_long, attributes: &[u32]) -> std::io::Result<i32> {
+    #[expect(unsafe_code, reason = "no safe call attaches exclusively")]
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes)) };
+    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(i32::try_from(result).unwrap()) }
 }

@@ -113,6 +113,8 @@ pub struct SourceCounts {
     pub lost_bytes: Vec<(&'static str, u64)>,
     /// Events lost or not understood, by reason.
     pub lost_events: Vec<(&'static str, u64)>,
+    /// Programs that the kernel refused and capture goes on without.
+    pub programs_off: Vec<&'static str>,
 }
 
 impl SourceCounts {
@@ -120,6 +122,7 @@ impl SourceCounts {
     fn add(&mut self, other: Self) {
         self.events += other.events;
         self.bytes += other.bytes;
+        self.programs_off.extend(other.programs_off);
         for (to, from) in [(&mut self.lost_bytes, other.lost_bytes), (&mut self.lost_events, other.lost_events)] {
             for (reason, value) in from {
                 match to.iter_mut().find(|(known, _)| *known == reason) {
@@ -166,17 +169,24 @@ mod tests {
 
     #[test]
     fn losses_of_two_sources_are_summed_by_their_reasons() {
-        let mut counts =
-            SourceCounts { events: 1, bytes: 10, lost_bytes: vec![("unreadable", 3)], lost_events: vec![(RING_FULL, 1), ("malformed", 0)] };
+        let mut counts = SourceCounts {
+            events: 1,
+            bytes: 10,
+            lost_bytes: vec![("unreadable", 3)],
+            lost_events: vec![(RING_FULL, 1), ("malformed", 0)],
+            programs_off: Vec::new(),
+        };
         counts.add(SourceCounts {
             events: 2,
             bytes: 20,
             lost_bytes: vec![(RING_FULL, 7), ("unreadable", 1)],
             lost_events: vec![(RING_FULL, 4)],
+            programs_off: vec!["a program"],
         });
         assert_eq!((counts.events, counts.bytes), (3, 30));
         assert_eq!(counts.lost_bytes, [("unreadable", 4), (RING_FULL, 7)]);
         assert_eq!(counts.lost_events, [(RING_FULL, 5), ("malformed", 0)]);
         assert_eq!(counts.ring_full(), (5, 7));
+        assert_eq!(counts.programs_off, ["a program"]);
     }
 }

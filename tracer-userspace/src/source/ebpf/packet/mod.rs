@@ -85,6 +85,8 @@ pub struct PacketSource {
     offset: Offset,
     finder: Finder,
     last_housekeeping: Instant,
+    /// Programs that the kernel refused and capture goes on without.
+    off: Vec<&'static str>,
     log: Option<aya_log::EbpfLogger<Log>>,
     /// Holds programs and links; without it they are gone.
     ebpf: Ebpf,
@@ -122,10 +124,11 @@ impl PacketSource {
             offset: Offset::measure(),
             finder,
             last_housekeeping: Instant::now(),
+            off: Vec::new(),
             log: aya_log::EbpfLogger::init_with_logger(&mut ebpf, Log).ok(),
             ebpf,
         };
-        programs::attach(&mut source.ebpf, &root)?;
+        source.off = programs::attach(&mut source.ebpf, &root)?;
         Ok(source)
     }
 
@@ -230,6 +233,7 @@ impl LiveSource for PacketSource {
         }
         let early = self.early_counters();
         counts.lost_events.extend([("no_socket", early.given_up), ("malformed", early.malformed)]);
+        counts.programs_off.clone_from(&self.off);
         Ok(counts)
     }
 

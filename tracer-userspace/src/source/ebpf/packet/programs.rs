@@ -61,21 +61,26 @@ pub(super) fn load(config: &SourceConfig) -> Result<Ebpf, StartError> {
 }
 
 /// Loads the programs into the kernel and attaches them, the packet programs last: from then on events come. What the kernel refuses and the
-/// source can do without is left out with a word.
-pub(super) fn attach(ebpf: &mut Ebpf, root: &Root) -> Result<(), StartError> {
+/// source can do without is left out with a word, and returned.
+pub(super) fn attach(ebpf: &mut Ebpf, root: &Root) -> Result<Vec<&'static str>, StartError> {
+    let mut off = Vec::new();
+    let mut do_without = |name: &'static str, error: &StartError, effect: &str| {
+        tracing::warn!(%error, "{effect}");
+        off.push(name);
+    };
     // All are loaded before the first is attached: verifying takes long on a busy host, and until the last is attached only a part is seen.
     let mut owners = Vec::new();
     for name in OWNER_PROGRAMS {
         match owner_program(ebpf, name)?.load() {
             Ok(()) => owners.push(name),
-            Err(error) => do_without(&refused(name, error), WITHOUT_OWNER),
+            Err(error) => do_without(name, &refused(name, error), WITHOUT_OWNER),
         }
     }
     for (name, _) in PACKET_PROGRAMS {
         packet_program(ebpf, name)?.load().map_err(|error| refused(name, error))?;
     }
     if let Err(error) = packet_program(ebpf, EARLY_PROGRAM)?.load() {
-        do_without(&refused(EARLY_PROGRAM, error), "Bytes that come before a connection is accepted are not seen.");
+        do_without(EARLY_PROGRAM, &refused(EARLY_PROGRAM, error), "Bytes that come before a connection is accepted are not seen.");
     } else {
         let early = packet_program(ebpf, EARLY_PROGRAM)?.fd().map_err(|error| refused(EARLY_PROGRAM, error))?.try_clone();
         let early = early.map_err(|source| StartError::System { what: "copy a program's descriptor", source })?;
@@ -88,22 +93,18 @@ pub(super) fn attach(ebpf: &mut Ebpf, root: &Root) -> Result<(), StartError> {
     for name in owners {
         let attached = owner_program(ebpf, name)?.attach(&root.directory, CgroupAttachMode::Single);
         if let Err(error) = attached {
-            do_without(&not_attached(name, root, error), WITHOUT_OWNER);
+            do_without(name, &not_attached(name, root, error), WITHOUT_OWNER);
         }
     }
     for (name, way) in PACKET_PROGRAMS {
         let attached = packet_program(ebpf, name)?.attach(&root.directory, way, CgroupAttachMode::Single);
         attached.map_err(|error| not_attached(name, root, error))?;
     }
-    Ok(())
+    Ok(off)
 }
 
 /// What it means that a program of [`OWNER_PROGRAMS`] is missing.
 const WITHOUT_OWNER: &str = "Processes of some connections are looked for in /proc, once a second.";
-
-fn do_without(error: &StartError, effect: &str) {
-    tracing::warn!(%error, "{effect}");
-}
 
 fn owner_program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut CgroupSockAddr, StartError> {
     find(ebpf, name)?.try_into().map_err(|_| StartError::Object { what: name })
