@@ -32,21 +32,53 @@ pub fn messages(count: usize) -> Vec<Message> {
     (0..count).map(message).collect()
 }
 
+/// Makes fewer bytes of many.
+pub type Compressor = fn(&[u8]) -> Vec<u8>;
+
+/// What a batch is besides its records.
+#[derive(Clone, Copy, Debug)]
+pub struct Writing {
+    /// Id and epoch of its producer, and the sequence number of the first record; an id of -1 for none.
+    pub producer: (i64, i16, i32),
+    /// Part of a transaction.
+    pub transactional: bool,
+    /// A marker of the broker.
+    pub control: bool,
+    /// How it is compressed: what the header says, and what does it.
+    pub codec: (Compression, Compressor),
+}
+
+impl Default for Writing {
+    fn default() -> Self {
+        Self { producer: (-1, -1, 0), transactional: false, control: false, codec: (Compression::None, <[u8]>::to_vec) }
+    }
+}
+
 /// A record batch.
 ///
 /// # Errors
 /// What the encoder says.
 pub fn batch(base_offset: i64, messages: &[Message]) -> Result<Bytes> {
+    batch_as(base_offset, messages, Writing::default())
+}
+
+/// A record batch written in some other way.
+///
+/// # Errors
+/// What the encoder says.
+pub fn batch_as(base_offset: i64, messages: &[Message], writing: Writing) -> Result<Bytes> {
+    let Writing { producer: (producer_id, producer_epoch, base_sequence), transactional, control, codec: (compression, compress) } =
+        writing;
     let records = messages.iter().zip(0..).map(|(message, delta)| Record {
-        transactional: false,
-        control: false,
+        transactional,
+        control,
         delete_horizon: false,
         partition_leader_epoch: 0,
-        producer_id: -1,
-        producer_epoch: -1,
+        producer_id,
+        producer_epoch,
         timestamp_type: TimestampType::Creation,
         offset: base_offset + i64::from(delta),
-        sequence: delta,
+        sequence: base_sequence + delta,
         timestamp: 1_700_000_000_000 + i64::from(delta),
         key: message.key.map(Bytes::from),
         value: message.value.clone().map(Bytes::from),
@@ -54,7 +86,12 @@ pub fn batch(base_offset: i64, messages: &[Message]) -> Result<Bytes> {
     });
     let records: Vec<Record> = records.collect();
     let mut bytes = BytesMut::new();
-    RecordBatchEncoder::encode(&mut bytes, &records, &RecordEncodeOptions { version: 2, compression: Compression::None })?;
+    let compress = |plain: &mut BytesMut, out: &mut BytesMut, _| {
+        out.extend_from_slice(&compress(plain));
+        Ok(())
+    };
+    let options = RecordEncodeOptions { version: 2, compression };
+    RecordBatchEncoder::encode_with_custom_compression(&mut bytes, &records, &options, Some(compress))?;
     Ok(bytes.freeze())
 }
 
@@ -159,7 +196,15 @@ fn topic_name(name: &str) -> TopicName {
 /// # Errors
 /// What the encoder says.
 pub fn produce(version: i16, id: i32, client_id: Option<&str>, acks: i16, topic: Topic<'_>, messages: &[Message]) -> Result<Vec<u8>> {
-    let partition = PartitionProduceData::default().with_index(0).with_records(Some(batch(0, messages)?));
+    produce_records(version, id, client_id, acks, topic, batch(0, messages)?)
+}
+
+/// A `Produce` request of these bytes for partition 0.
+///
+/// # Errors
+/// What the encoder says.
+pub fn produce_records(version: i16, id: i32, client_id: Option<&str>, acks: i16, topic: Topic<'_>, records: Bytes) -> Result<Vec<u8>> {
+    let partition = PartitionProduceData::default().with_index(0).with_records(Some(records));
     let topic = TopicProduceData::default().with_name(topic.name()).with_topic_id(topic.id()).with_partition_data(vec![partition]);
     let ask = ProduceRequest::default().with_acks(acks).with_timeout_ms(30_000).with_topic_data(vec![topic]);
     request(ApiKey::Produce, version, id, client_id, &ask)

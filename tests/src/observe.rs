@@ -7,6 +7,7 @@ use tracer_userspace::observe::{Exchange, FetchedBatch, HeaderReading, Observati
 use tracer_userspace::pipeline::{Pipeline, PipelineSettings, Sink};
 use tracer_userspace::source::pcap::PcapSource;
 use tracer_userspace::source::{CaptureEvent, Direction, EventKind, SocketKey};
+use tracer_userspace::telemetry::{FinishedSpan, SpanSettings, Telemetry};
 use tracer_userspace::time::Timestamp;
 
 use crate::capture::{ACK, Capture, FIN, RST, SYN};
@@ -105,6 +106,16 @@ impl Seen {
             write_records(observation, &mut out)?;
         }
         Ok(String::from_utf8(out)?)
+    }
+
+    /// The spans that are made of it.
+    pub fn spans(&self, settings: SpanSettings) -> Vec<FinishedSpan> {
+        let mut telemetry = Telemetry::new(settings);
+        let mut spans = Vec::new();
+        for observation in &self.observations {
+            telemetry.observe(observation, &mut |span| spans.push(span));
+        }
+        spans
     }
 
     /// All exchanges.

@@ -4,7 +4,10 @@
 
 mod classification;
 mod framing;
+mod index;
+mod outcomes;
 mod records;
+mod transactions;
 mod versions;
 
 use serde_json::Value;

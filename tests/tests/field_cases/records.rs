@@ -1,16 +1,22 @@
 //! Batches, records, and what they carry; results by partition.
 
+use std::io::Write as _;
+
 use bytes::Bytes;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
 use kafka_protocol::messages::{ApiKey, ProduceRequest, ProduceResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
+use kafka_protocol::records::Compression;
 use tests::flow::Recorder;
-use tests::kafka::{Message, Topic, api_versions, batch, fetch, fetched, messages, produce, produced, request, response};
+use tests::kafka::{
+    Compressor, Message, Topic, Writing, api_versions, batch, batch_as, fetch, fetched, messages, produce, produced, request, response,
+};
 use tests::observe::{observe, settings};
-use tracer_userspace::observe::{Observation, Outcome};
+use tracer_userspace::frame::FrameLimits;
+use tracer_userspace::observe::{Observation, Outcome, RecordsRead};
 
-use crate::{Pair, listing, summary, talked, with_headers};
+use crate::{Pair, listing, summary, talked, untimed, with_headers};
 
 const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -64,20 +70,153 @@ fn datadog_23937_every_record_of_every_batch_is_counted() {
     assert_eq!(seen.fetched().map(|batch| batch.delivered.delivered).sum::<u32>(), 60);
 }
 
-/// dpkp/kafka-python#2004, DataDog/dd-trace-java#1631, `DeepFlow` kafka.rs: null header values, null keys, tombstones.
+type Codec = (Compression, Compressor);
+
+fn gzip(plain: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn snappy(plain: &[u8]) -> Vec<u8> {
+    snap::raw::Encoder::new().compress_vec(plain).unwrap()
+}
+
+/// What Java's clients write around blocks of snappy.
+fn xerial(plain: &[u8], block_bytes: usize) -> Vec<u8> {
+    let mut out = b"\x82SNAPPY\x00\x00\x00\x00\x01\x00\x00\x00\x01".to_vec();
+    for block in plain.chunks(block_bytes).map(snappy) {
+        out.extend(u32::try_from(block.len()).unwrap().to_be_bytes());
+        out.extend(block);
+    }
+    out
+}
+
+fn lz4(plain: &[u8]) -> Vec<u8> {
+    let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+    encoder.write_all(plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zstd(plain: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(zstd_safe::compress_bound(plain.len()));
+    zstd_safe::compress(&mut out, plain, 3).unwrap();
+    out
+}
+
+const CODECS: [Codec; 4] = [(Compression::Gzip, gzip), (Compression::Snappy, snappy), (Compression::Lz4, lz4), (Compression::Zstd, zstd)];
+
+fn compressed(base_offset: i64, messages: &[Message], codec: Codec) -> Bytes {
+    batch_as(base_offset, messages, Writing { codec, ..Writing::default() }).unwrap()
+}
+
+/// kafka-protocol-rs/kafka-protocol-rs#79, TrackingSoft/Kafka#38, #18: snappy is read with xerial's framing or without, not both.
 #[test]
-fn kafka_python_2004_nulls_cost_nothing_of_the_records_around_them() {
+fn kafka_protocol_rs_79_snappy_reads_the_same_raw_and_in_blocks() {
+    // More than the 32 KiB that a block of xerial's holds.
+    let large =
+        Message { value: Some((0..90_000_u32).map(|i| u8::try_from(i * 7919 / 13 % 251).unwrap()).collect()), ..messages(1).remove(0) };
+    let sent = [&messages(3)[..], &[large]].concat();
+    let framings: [Compressor; 4] =
+        [snappy, |plain| xerial(plain, usize::MAX), |plain| xerial(plain, 32 << 10), |plain| xerial(plain, 100)];
+    let plain = untimed(listing(&talked(&confirmed(vec![fetch_of(2, 10, batch(10, &sent).unwrap())]), &[])));
+    assert_eq!(plain.len(), 4);
+    for framing in framings {
+        let records = compressed(10, &sent, (Compression::Snappy, framing));
+        let capture = talked(&confirmed(vec![fetch_of(2, 10, records)]), &[]);
+        assert_eq!(untimed(listing(&capture)), plain);
+        assert_eq!(summary(&capture)["batches_not_read"], serde_json::json!({}));
+    }
+}
+
+/// osodevops/kafka-backup#152: one record with `traceparent`, in a raw snappy batch as franz-go writes it, stops the reader.
+#[test]
+fn kafka_backup_152_a_context_in_a_compressed_batch_of_one_record_is_a_link() {
+    for codec in CODECS {
+        for value_bytes in [0, 1, 400, 100_000] {
+            let headers = with_headers(&[("traceparent", Some(TRACEPARENT)), ("user-agent", Some("otel-go/1.0"))]);
+            let sent = Message { value: Some(vec![b'v'; value_bytes]), ..headers };
+            let capture = talked(&confirmed(vec![fetch_of(2, 10, compressed(10, &[sent], codec))]), &[]);
+            let lines = listing(&capture);
+            let said: Vec<_> = lines.iter().map(|line| (line["offset"].as_i64(), line["context"]["span_id"].as_str())).collect();
+            assert_eq!(said, [(Some(10), Some("b7ad6b7169203331"))], "{:?}, {value_bytes} bytes", codec.0);
+        }
+    }
+}
+
+/// dpkp/kafka-python#695 (KAFKA-3160), tulios/kafkajs#152: lz4 frames whose header has another checksum, or whose end is not
+/// there.
+#[test]
+fn kafka_python_695_lz4_with_a_wrong_header_checksum_is_read_and_a_cut_batch_never_guessed_at() {
+    let sent = messages(5);
+    let wrong: Codec = (Compression::Lz4, |plain| {
+        let mut frame = lz4(plain);
+        frame[6] ^= 0x5a;
+        frame
+    });
+    let plain = untimed(listing(&talked(&confirmed(vec![fetch_of(2, 10, batch(10, &sent).unwrap())]), &[])));
+    assert_eq!(untimed(listing(&talked(&confirmed(vec![fetch_of(2, 10, compressed(10, &sent, wrong))]), &[]))), plain);
+    for codec in CODECS {
+        let records = compressed(10, &sent, codec);
+        let (ask, answer) = fetch_of(2, 10, records.clone());
+        let next = (fetch(12, 3, Some("client"), (0, -1), &[(Topic::Name("orders"), 15)]).unwrap(), fetched(12, 3, 0, &[]).unwrap());
+        let pairs = confirmed(vec![(ask, answer.clone()), next]);
+        for unseen in 4..answer.len() {
+            let mut settings = settings();
+            let max_frame_bytes = u32::try_from(answer.len() - 4 - unseen).unwrap();
+            if max_frame_bytes < 100 {
+                break; // not even the next request's
+            }
+            settings.connection.frame = FrameLimits { max_frame_bytes, ..FrameLimits::default() };
+            let seen = observe(&talked(&pairs, &[]), settings).unwrap();
+            let of_the_cut: Vec<_> = seen.fetched().filter(|batch| batch.header.base_offset == 10).collect();
+            let case = format!("{:?} without its last {unseen} bytes", codec.0);
+            assert!(of_the_cut.len() <= 1, "{case}");
+            // What its header says, and nothing of its records.
+            for batch in of_the_cut {
+                assert_eq!((batch.header.record_count, batch.records.len(), batch.records_read), (5, 0, RecordsRead::Partly), "{case}");
+                assert_eq!(seen.counters.batches.get("not_captured"), Some(&1), "{case}");
+                assert_eq!(seen.counters.records.get("not_read"), Some(&5), "{case}");
+            }
+            assert_eq!(seen.exchanges().count(), 3, "{case}");
+        }
+    }
+}
+
+/// dpkp/kafka-python#2004, DataDog/dd-trace-java#1631: a header whose value is null.
+#[test]
+fn kafka_python_2004_null_headers_are_no_context_and_cost_nothing() {
     let null_header = with_headers(&[("a", None), ("traceparent", None)]);
     let empty_header = with_headers(&[("traceparent", Some("")), ("", None)]);
-    let no_key = Message { key: None, ..with_headers(&[("traceparent", Some(TRACEPARENT))]) };
-    let tombstone = Message { value: None, ..with_headers(&[("traceparent", Some(TRACEPARENT))]) };
-    let empty_value = Message { value: Some(Vec::new()), ..with_headers(&[]) };
-    let sent = [null_header, empty_header, no_key, tombstone, empty_value];
+    let good = with_headers(&[("a", None), ("traceparent", Some(TRACEPARENT))]);
+    let sent = [null_header, empty_header, good];
     let lines = listing(&talked(&confirmed(vec![fetch_of(2, 10, batch(10, &sent).unwrap())]), &[]));
     let said: Vec<_> = lines.iter().map(|line| (line["key"].as_str(), line["value_bytes"].as_u64(), !line["context"].is_null())).collect();
     let key = Some("key-0");
-    let expected = [(key, Some(20), false), (key, Some(20), false), (None, Some(20), true), (key, None, true), (key, Some(0), false)];
-    assert_eq!(said, expected);
+    assert_eq!(said, [(key, Some(20), false), (key, Some(20), false), (key, Some(20), true)]);
+}
+
+/// `DeepFlow`'s kafka.rs: one null key or tombstone, and no header of the whole batch is read.
+#[test]
+fn deepflow_kafka_rs_null_keys_and_tombstones_leave_the_headers_of_all_records_readable() {
+    let carrying = |key: Option<&'static str>, value: Option<Vec<u8>>| {
+        let headers = with_headers(&[("traceparent", Some(TRACEPARENT))]);
+        Message { key, value, ..headers }
+    };
+    let odd = [(None, Some(vec![1; 20])), (Some("k"), None), (None, None), (Some(""), Some(Vec::new()))];
+    for codec in [(Compression::None, <[u8]>::to_vec as Compressor), CODECS[2]] {
+        for place in 0..3 {
+            for (key, value) in &odd {
+                let mut sent = vec![carrying(Some("key"), Some(b"value".to_vec())); 3];
+                sent[place] = carrying(*key, value.clone());
+                let lines = listing(&talked(&confirmed(vec![fetch_of(2, 10, compressed(10, &sent, codec))]), &[]));
+                assert_eq!(lines.len(), 3);
+                assert!(lines.iter().all(|line| line["context"]["span_id"] == "b7ad6b7169203331"), "{key:?} {value:?} at {place}");
+                let said = (lines[place]["key"].as_str(), lines[place]["value_bytes"].as_u64());
+                assert_eq!(said, (*key, value.as_ref().map(|value| value.len() as u64)));
+            }
+        }
+    }
 }
 
 /// open-telemetry/opentelemetry-ebpf-instrumentation#1381, #1976: a context beyond the captured bytes. Headers come last in a

@@ -1,9 +1,10 @@
 //! Ids that both ends of the log compute alike, or not at all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use opentelemetry::SpanId;
 use opentelemetry::trace::SpanKind;
+use tests::replay::corpus_names;
 use tracer_userspace::observe::Outcome;
 use tracer_userspace::telemetry::OperationName::{Commit, Fetch, Send};
 use tracer_userspace::telemetry::{FinishedSpan, Joined, Scope};
@@ -221,4 +222,72 @@ fn a_producer_span_is_one_whose_ids_can_be_computed() {
             assert!(!(random && span.data.span_kind == SpanKind::Producer), "{name}: {:?}", span.summary);
         }
     }
+}
+
+/// Where a batch lies, as both ends would call it.
+type Place = (Option<String>, Option<String>, i32, Option<(i64, i64)>);
+
+fn place(span: &FinishedSpan) -> Place {
+    let topic = span.summary.topic.name.as_deref().map(str::to_owned);
+    (attribute(span, "messaging.kafka.cluster.id"), topic, span.summary.partition, span.summary.offsets)
+}
+
+/// A capture of which the broker's compression changed the base timestamp: the known limit that `docs/signals.md` names.
+const CHANGED_BY_THE_BROKER: &str = "coord-recompressed-kafkajs";
+
+/// Each capture is cut in two by connection, as hosts of producers and of consumers would see it: for every batch that both
+/// see, they come to the same ids, or one of them says why it has none; and equal ids are the same batch.
+#[test]
+fn the_two_ends_of_every_recorded_capture_agree_or_say_why_not() {
+    let (mut agreed, mut absent) = (0, 0);
+    for name in corpus_names().unwrap() {
+        let whole = capture(&name);
+        let producers: BTreeSet<_> =
+            told_of(&whole, Scope::Batch).sent().map(|sent| (sent.operation.connection.client, sent.operation.connection.broker)).collect();
+        let part = |of_producer: bool| {
+            let mut part = whole.clone();
+            part.segments.retain(|segment| {
+                let ways = [(segment.source, segment.destination), (segment.destination, segment.source)];
+                ways.iter().any(|way| producers.contains(way)) == of_producer
+            });
+            told_of(&part, Scope::Batch)
+        };
+        let (producer, consumer) = (part(true), part(false));
+        let mut computed: BTreeMap<(String, String), Place> = BTreeMap::new();
+        let mut sent: BTreeMap<Place, bool> = BTreeMap::new();
+        for span in producer.spans.iter().filter(|span| span.summary.operation == Send && span.summary.offsets.is_some()) {
+            let has_coordinates = attribute(span, "kafka_tracer.coordinates").is_none();
+            *sent.entry(place(span)).or_default() |= has_coordinates;
+            if has_coordinates {
+                // Only spans of one attempt have the computed ids; no other place may have them.
+                let before = computed.insert(ids(span), place(span));
+                assert!(before.is_none_or(|before| before == place(span)), "{name}: {:?}", place(span));
+            }
+        }
+        for span in consumer.spans.iter().filter(|span| span.summary.operation == Fetch && span.summary.offsets.is_some()) {
+            let claimed = match (span.summary.joined, attribute(span, "kafka_tracer.coordinates")) {
+                (Joined::Coordinates, None) if span.data.parent_span_id != SpanId::INVALID => parent(span),
+                (Joined::Coordinates, None) => {
+                    // Too old to be a child: a root with a link.
+                    let link = &span.data.links.iter().next().unwrap().span_context;
+                    (link.trace_id().to_string(), link.span_id().to_string())
+                }
+                (Joined::Coordinates | Joined::No, Some(_)) => {
+                    absent += u32::from(sent.contains_key(&place(span)));
+                    continue;
+                }
+                other => panic!("{name}: {other:?} without a send or a context to join with"),
+            };
+            match computed.get(&claimed) {
+                Some(found) => {
+                    assert_eq!(*found, place(span), "{name}: the same ids for another batch");
+                    agreed += 1;
+                }
+                // No such send on the other host, or it says that it has no coordinates.
+                None if sent.get(&place(span)) != Some(&true) => absent += u32::from(sent.contains_key(&place(span))),
+                None => assert_eq!(name, CHANGED_BY_THE_BROKER, "{:?}: both have coordinates, and other ids", place(span)),
+            }
+        }
+    }
+    assert!(agreed > 50 && absent > 0, "{agreed} agreed, {absent} declared absent");
 }

@@ -197,7 +197,7 @@ mod tests {
 
     /// shotover/shotover-proxy#1056, build-trust/ockam#4407, KAFKA-14935: the header version is not in the bytes.
     #[test]
-    fn every_key_and_version_has_the_header_versions_kafka_gives_it() {
+    fn shotover_1056_every_key_and_version_has_the_header_versions_kafka_gives_it() {
         let mut keys = 0;
         for (key, line) in HEADER_VERSIONS.lines().enumerate() {
             let mut words = line.split(' ');
