@@ -12,7 +12,7 @@ const MIN_SIZE: u32 = 8;
 const MAX_SIZE: u32 = 100 << 20;
 
 /// Highest api key of Apache Kafka 4.4.
-const MAX_API_KEY: u32 = 92;
+const MAX_API_KEY: u32 = 94;
 
 /// Beyond the highest version of any api.
 const MAX_API_VERSION: u32 = 20;

@@ -5,15 +5,17 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use crate::build::{self, Profile};
 use crate::lab::{Client, Collector, Distribution, Language};
-use crate::{setup, step, tools, workspace};
+use crate::{fuzz, setup, step, tools, workspace};
 
 const CARGO_DENY_VERSION: &str = "0.20.2";
+/// How long each fuzz target runs among the tests.
+const BRIEFLY: Duration = Duration::from_secs(4);
 
 /// Which tests to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +54,10 @@ pub fn test(which: Tests, filter: &[OsString]) -> Result<()> {
             "--",
         ]);
         run_tests(release.args(filter), &mut tally)?;
+        if filter.is_empty() {
+            step::heading("fuzz", "each target for a moment; `cargo xtask fuzz` takes its time");
+            fuzz::run(None, BRIEFLY)?;
+        }
     }
     if which != Tests::Plain {
         live(filter, &mut tally)?;

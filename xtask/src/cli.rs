@@ -13,7 +13,7 @@ use crate::build::{self, Profile};
 use crate::checks::{self, Tests};
 use crate::vm::kernel::Series;
 use crate::vm::plan::Cgroups;
-use crate::{bench, demo, setup, step, vm};
+use crate::{bench, demo, fuzz, setup, step, vm};
 
 /// The jobs of the kafka-tracer project. Each installs what it needs by itself; tools are kept under the user's cache directory.
 #[derive(Debug, Parser)]
@@ -83,6 +83,15 @@ enum Job {
     },
     /// Check formatting, lints, documentation, and the licences of the dependencies.
     Lint,
+    /// Feed any bytes to what takes outside bytes, under libFuzzer; finds are kept in target/fuzz.
+    Fuzz {
+        /// Only this target.
+        #[arg(long, value_parser = fuzz::TARGETS)]
+        target: Option<String>,
+        /// How long each target runs.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_080))]
+        minutes: u64,
+    },
     /// Measure: the line in memory, or (`bench live`, root) what the tracer costs a producer at full load.
     Bench {
         #[command(subcommand)]
@@ -139,6 +148,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             vm::command(&options, &command)
         }
         Job::Lint => checks::lint(),
+        Job::Fuzz { target, minutes } => fuzz::run(target.as_deref(), Duration::from_secs(minutes * 60)),
         Job::Bench { kind: None } => bench::offline(),
         Job::Bench { kind: Some(Benchmark::Packets) } => bench::packets(),
         Job::Bench { kind: Some(Benchmark::Live { pairs, records }) } => bench::live(bench::Live { pairs, records }),

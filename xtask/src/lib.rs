@@ -11,6 +11,7 @@ pub mod build;
 pub mod checks;
 pub mod cli;
 pub mod demo;
+pub mod fuzz;
 pub mod lab;
 pub mod setup;
 pub mod step;

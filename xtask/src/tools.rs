@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail};
 use crate::{step, workspace};
 
 /// Debian's package for each program that we call.
-const PACKAGES: [(&str, &str); 7] = [
+const PACKAGES: [(&str, &str); 8] = [
+    ("g++", "g++"),
     ("java", "default-jdk-headless"),
     ("javac", "default-jdk-headless"),
     ("mvn", "maven"),

@@ -1,12 +1,12 @@
 //! Segments of any kind through a stream and a framer: what they hold stays within the limits, what comes out makes sense.
-#![no_main]
 
 use std::time::Duration;
 
-use libfuzzer_sys::fuzz_target;
 use tracer_userspace::frame::{Candidate, FrameEvent, FrameLimits, FrameOwner, Framer, HEAD_BYTES, Next, Plausible};
 use tracer_userspace::stream::{Piece, Stream, StreamLimits};
 use tracer_userspace::time::Timestamp;
+
+use crate::seeds::Recorded;
 
 const STREAM: StreamLimits = StreamLimits { reorder_bytes: 4096, hole_delay: Duration::from_millis(500) };
 const FRAME: FrameLimits = FrameLimits { max_frame_bytes: 1024, min_declared_bytes: 4, max_declared_bytes: 4096 };
@@ -55,7 +55,7 @@ impl FrameOwner for Owner {
     }
 }
 
-fuzz_target!(|data: &[u8]| {
+pub(super) fn run(data: &[u8]) {
     let (mut stream, mut framer, mut owner) = (Stream::new(STREAM), Framer::new(FRAME), Owner { in_sync: true });
     let mut rest = data;
     let mut now = 0;
@@ -78,11 +78,31 @@ fuzz_target!(|data: &[u8]| {
             6 => stream.push(position, bytes, 0, time, &mut sink),
             _ => {
                 stream.push(place, bytes, 0, time, &mut sink);
-                place = place.wrapping_add(u32::from(length).min(bytes.len() as u32));
+                place = place.wrapping_add(u32::from(length).min(u32::try_from(bytes.len()).unwrap_or(0)));
             }
         }
         assert!(stream.buffered_bytes() <= STREAM.reorder_bytes);
         assert!(framer.buffered_bytes() <= 1 << 16);
     }
     framer.finish(Timestamp::from_unix_ns(now), &mut owner);
-});
+}
+
+/// Frames of some sizes: in one piece, in two, the second first, and with a hole.
+pub(super) fn seeds(_: &Recorded) -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    for size in [4_u8, 9, 100, 250] {
+        let mut frame = vec![0, 0, 0, size];
+        frame.extend(std::iter::repeat_n(4, size.into()));
+        frame.truncate(255);
+        let length = u8::try_from(frame.len()).unwrap_or(u8::MAX);
+        let step = |action: u8, from: usize, count: usize| {
+            [&[action, 0, u8::try_from(from).unwrap_or(0), u8::try_from(count).unwrap_or(0)][..], &frame[from..from + count]].concat()
+        };
+        let half = frame.len() / 2;
+        seeds.push([&[0, 0, 0, 0][..], &[15, 0, 0, length], &frame, &[1, 0, 0, 0]].concat());
+        seeds.push([step(6, 0, half), step(6, half, frame.len() - half), vec![0x12, 0, 0, 0]].concat());
+        seeds.push([step(6, half, frame.len() - half), step(0x16, 0, half), vec![3, 0, 0, 0]].concat());
+        seeds.push([step(6, 0, 4), step(6, half, frame.len() - half), vec![0x72, 0, 0, 0]].concat());
+    }
+    seeds
+}

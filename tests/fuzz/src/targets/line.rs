@@ -1,13 +1,13 @@
 //! The whole line, from capture events to observations: two ends of one connection say anything, in any pieces.
-#![no_main]
 
 use std::net::SocketAddr;
 
-use libfuzzer_sys::fuzz_target;
 use tracer_userspace::observe::{Observation, ObserveSettings, RecordDetail};
 use tracer_userspace::pipeline::{Pipeline, PipelineSettings, Sink};
 use tracer_userspace::source::{CaptureEvent, Direction, EventKind, SocketKey};
 use tracer_userspace::time::Timestamp;
+
+use crate::seeds::Recorded;
 
 struct Nowhere;
 
@@ -18,7 +18,7 @@ impl Sink for Nowhere {
     }
 }
 
-fuzz_target!(|data: &[u8]| {
+pub(super) fn run(data: &[u8]) {
     let observe = ObserveSettings { detail: RecordDetail::All, keys: true, ..ObserveSettings::default() };
     let mut pipeline = Pipeline::new(PipelineSettings { observe, max_buffered_bytes: 1 << 20, ..PipelineSettings::default() });
     let socket = SocketKey { scope: 0, local: SocketAddr::from(([10, 0, 0, 1], 1)), peer: SocketAddr::from(([10, 0, 0, 2], 2)) };
@@ -37,16 +37,38 @@ fuzz_target!(|data: &[u8]| {
             2 | 3 => EventKind::Open { direction, initiator: way == 0, first_position: position },
             4 | 5 => EventKind::Close { direction, position, reset: low & 1 == 1 },
             6 | 7 => {
-                positions[way] = position.wrapping_add(bytes.len() as u32);
+                positions[way] = position.wrapping_add(u32::try_from(bytes.len()).unwrap_or(0));
                 continue;
             }
             8 | 9 => EventKind::Data { direction, position, bytes, missing_bytes: u32::from(high) },
             _ => EventKind::Data { direction, position, bytes, missing_bytes: 0 },
         };
         if let EventKind::Data { missing_bytes, .. } = kind {
-            positions[way] = position.wrapping_add(bytes.len() as u32 + missing_bytes);
+            positions[way] = position.wrapping_add(u32::try_from(bytes.len()).unwrap_or(0) + missing_bytes);
         }
         pipeline.push(&CaptureEvent { socket, time: Timestamp::from_unix_ns(now), pid: None, kind }, &mut Nowhere);
     }
     pipeline.finish(&mut Nowhere);
-});
+}
+
+/// Conversations as they were recorded, whole and without a segment.
+pub(super) fn seeds(recorded: &Recorded) -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    for talk in &recorded.talks {
+        for lost in [None, Some(3), Some(talk.len() / 2)] {
+            let mut seed = vec![2, 0, 0, 3, 0, 0];
+            for (number, (direction, bytes)) in talk.iter().enumerate() {
+                let way = u8::from(*direction == Direction::Received);
+                for piece in bytes.chunks(0x1fff) {
+                    let action = if lost == Some(number) { 6 } else { 10 };
+                    seed.push(0x10 | action | way);
+                    seed.extend(u16::try_from(piece.len()).unwrap_or(0).to_be_bytes());
+                    seed.extend(piece);
+                }
+            }
+            seed.extend([4, 0, 0, 5, 0, 0]);
+            seeds.push(seed);
+        }
+    }
+    seeds
+}

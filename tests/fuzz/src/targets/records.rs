@@ -1,15 +1,15 @@
 //! A records field of any bytes, whole, cut or with a hole: what its items take is what there is, no more good records than
 //! counted, contexts that are none, and no output beyond the cap.
-#![no_main]
 
-use libfuzzer_sys::fuzz_target;
 use tracer_userspace::kafka::context::Propagators;
 use tracer_userspace::kafka::records::{Item, Limits, Origin, Scratch, batches};
 use tracer_userspace::kafka::wire::Payload;
 
+use crate::seeds::Recorded;
+
 const LIMITS: Limits = Limits { max_uncompressed_bytes: 64 << 10 };
 
-fuzz_target!(|data: &[u8]| {
+pub(super) fn run(data: &[u8]) {
     let Some(([flags, cut, at, length], field)) = data.split_first_chunk().map(|(head, rest)| (*head, rest)) else { return };
     let mut field = field.to_vec();
     if flags & 16 == 0 {
@@ -58,7 +58,7 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     assert_eq!(taken, field.len());
-});
+}
 
 /// Makes the first batch's length right, so that damage further in is reached.
 fn repair(field: &mut [u8]) {
@@ -66,4 +66,16 @@ fn repair(field: &mut [u8]) {
     if let Some(place) = field.get_mut(8..12) {
         place.copy_from_slice(&length.to_be_bytes());
     }
+}
+
+/// Fields of records as they were recorded.
+pub(super) fn seeds(recorded: &Recorded) -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    for (is_produce, field) in &recorded.fields {
+        let flags = 16 | if *is_produce { 4 } else { 0 };
+        seeds.push([&[flags, 0, 0, 0][..], field].concat());
+        seeds.push([&[flags | 1, 30, 0, 0][..], field].concat());
+        seeds.push([&[flags | 2, 0, 70, 9][..], field].concat());
+    }
+    seeds
 }

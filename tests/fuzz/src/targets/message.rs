@@ -1,12 +1,12 @@
 //! A frame of any bytes as request and as answer of any API and version, cut and with a hole: it is decoded or damage is told,
 //! and what is read of a frame that was cut is the beginning of what is read of the whole.
-#![no_main]
 
-use libfuzzer_sys::fuzz_target;
 use tracer_userspace::kafka::api::{Decoded, Request, Response, decode_request, decode_response, plausible_request, request_header};
 use tracer_userspace::kafka::wire::{DamageKind, Payload};
 
-fuzz_target!(|data: &[u8]| {
+use crate::seeds::Recorded;
+
+pub(super) fn run(data: &[u8]) {
     let Some(([flags, cut, at, length, key, version], frame)) = data.split_first_chunk().map(|(head, rest)| (*head, rest)) else { return };
     let captured = frame.get(..frame.len().saturating_sub(usize::from(cut))).unwrap_or_default();
     let start = usize::from(at).min(frame.len());
@@ -28,7 +28,7 @@ fuzz_target!(|data: &[u8]| {
         let _ = (decoded.value.throttle_time_ms(), decoded.value.error_code());
         judge(&decoded, decoded.value == Response::Other, payload);
     }
-});
+}
 
 fn judge<T>(decoded: &Decoded<T>, is_other: bool, payload: Payload<'_>) {
     let Some(damage) = decoded.damage else { return };
@@ -39,4 +39,18 @@ fn judge<T>(decoded: &Decoded<T>, is_other: bool, payload: Payload<'_>) {
         DamageKind::UnknownVersion => assert!(is_other),
         DamageKind::Malformed => {}
     }
+}
+
+/// Frames as they were recorded, whole and cut in some places; `tests` has every cut.
+pub(super) fn seeds(recorded: &Recorded) -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    for frame in &recorded.frames {
+        let (Ok(key), Ok(version)) = (u8::try_from(frame.api_key), u8::try_from(frame.api_version)) else { continue };
+        let flags = if frame.is_request { 0 } else { 4 };
+        for part in [frame.bytes.len(), frame.bytes.len() / 2, frame.bytes.len() * 7 / 8] {
+            seeds.push([&[flags, 0, 0, 0, key, version][..], &frame.bytes[..part]].concat());
+        }
+        seeds.push([&[flags | 2, 0, u8::try_from(frame.bytes.len() / 2).unwrap_or(u8::MAX), 3, key, version][..], &frame.bytes].concat());
+    }
+    seeds
 }
