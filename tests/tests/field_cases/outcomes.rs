@@ -1,10 +1,14 @@
 //! Results by partition, kinds and ids of spans, and what a broker's own end shows.
 
+use kafka_protocol::messages::{ApiKey, BrokerId, FetchResponse, ProduceResponse, TopicName, fetch_response, produce_response};
+use kafka_protocol::protocol::StrBytes;
 use opentelemetry::trace::{SpanKind, Status};
 use opentelemetry::{Key, SpanId, Value};
 use tests::capture::Capture;
 use tests::flow::Recorder;
-use tests::kafka::{Topic, Writing, api_versions, batch, batch_as, fetch, fetched, messages, metadata, produce, produce_records, produced};
+use tests::kafka::{
+    Topic, Writing, api_versions, batch, batch_as, fetch, fetched, messages, metadata, produce, produce_records, produced, response,
+};
 use tests::observe::{Seen, observe, observe_both_ends, settings};
 use tests::replay::{corpus, corpus_names, replay_file};
 use tracer_userspace::observe::{Outcome, Sides};
@@ -112,6 +116,50 @@ fn obi_527_producer_and_consumer_on_other_hosts_come_to_the_same_ids() {
             assert_eq!(both.sent().count(), 3);
         }
     }
+}
+
+/// DataDog/datadog-agent#25929: what a refusal says besides its number. Since Kafka 2.4 which records it is for (KIP-467), since 3.7
+/// who leads the partition and where that broker is (KIP-951).
+#[test]
+fn datadog_25929_a_refusal_names_its_records_and_the_leader() {
+    let client = Some("client");
+    let leader = produce_response::LeaderIdAndEpoch::default().with_leader_id(BrokerId(7)).with_leader_epoch(3);
+    let record_error = |index: i32| produce_response::BatchIndexAndErrorMessage::default().with_batch_index(index);
+    let partition = produce_response::PartitionProduceResponse::default()
+        .with_error_code(6)
+        .with_base_offset(-1)
+        .with_record_errors(vec![record_error(0), record_error(2)])
+        .with_current_leader(leader);
+    let topic = produce_response::TopicProduceResponse::default()
+        .with_name(TopicName(StrBytes::from_static_str("orders")))
+        .with_partition_responses(vec![partition]);
+    let endpoint = produce_response::NodeEndpoint::default()
+        .with_node_id(BrokerId(7))
+        .with_host(StrBytes::from_static_str("10.0.0.1"))
+        .with_port(9092);
+    let answer = ProduceResponse::default().with_responses(vec![topic]).with_node_endpoints(vec![endpoint]);
+    let fetch_leader = fetch_response::LeaderIdAndEpoch::default().with_leader_id(BrokerId(7));
+    let partition = fetch_response::PartitionData::default().with_error_code(6).with_current_leader(fetch_leader);
+    let topic = fetch_response::FetchableTopicResponse::default()
+        .with_topic(TopicName(StrBytes::from_static_str("orders")))
+        .with_partitions(vec![partition]);
+    let fetch_answer = FetchResponse::default().with_responses(vec![topic]);
+    let pairs = [
+        api_versions(3, 1, client).unwrap(),
+        (produce(10, 2, client, -1, Topic::Name("orders"), &messages(3)).unwrap(), response(ApiKey::Produce, 10, 2, &answer).unwrap()),
+        (fetch(12, 3, client, (0, -1), &[(Topic::Name("orders"), 5)]).unwrap(), response(ApiKey::Fetch, 12, 3, &fetch_answer).unwrap()),
+    ];
+    let seen = observe(&talked(&pairs, &[]), settings()).unwrap();
+    assert_eq!(seen.sent().map(|batch| batch.refused_records.clone()).collect::<Vec<_>>(), [vec![0, 2]]);
+    let spans = seen.spans(span_settings());
+    let said: Vec<_> =
+        spans.iter().map(|span| (text(span, "kafka_tracer.refused_records"), text(span, "kafka_tracer.current_leader"))).collect();
+    assert_eq!(said, [(Some("2".to_owned()), Some("7".to_owned())), (None, Some("7".to_owned()))]);
+    // Where it listens is known from then on.
+    let servers: Vec<_> =
+        seen.exchanges().map(|exchange| exchange.operation.server.as_ref().map(|(host, port)| (host.to_string(), *port))).collect();
+    assert_eq!(servers.last(), Some(&Some(("10.0.0.1".to_owned(), 9092))));
+    assert_eq!(servers.first(), Some(&None));
 }
 
 /// open-telemetry/opentelemetry-java-instrumentation#18289, smallrye/smallrye-reactive-messaging#3494: a span that ends before

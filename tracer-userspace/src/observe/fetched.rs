@@ -74,7 +74,8 @@ pub(super) fn answered(
         let topic = topic(data.topic, names);
         for partition in &data.partitions {
             if partition.error_code != 0 {
-                failed(&topic, partition.partition_index, partition.error_code, group.one(), answered, emit);
+                let said = (partition.error_code, partition.current_leader.known());
+                failed(&topic, partition.partition_index, said, group.one(), answered, emit);
             }
             let Some(payload) = partition.records else { continue };
             let place = Partition {
@@ -155,7 +156,8 @@ pub(super) fn share_answered(
             // Where the answer breaks off, what was acquired stands behind that.
             let is_cut = !answered.whole && is_last_topic && i + 1 == data.partitions.len();
             if partition.error_code != 0 {
-                failed(&topic, partition.partition_index, partition.error_code, group.as_ref(), answered, emit);
+                let said = (partition.error_code, partition.current_leader.known());
+                failed(&topic, partition.partition_index, said, group.as_ref(), answered, emit);
             }
             let Some(payload) = partition.records else { continue };
             let place = Partition {
@@ -193,13 +195,21 @@ fn known(offset: i64) -> Option<i64> {
     (offset >= 0).then_some(offset)
 }
 
-fn failed(topic: &Topic, partition: i32, error_code: i16, group: Option<&Arc<str>>, answered: &Answered<'_>, emit: &mut Emit<'_>) {
+fn failed(
+    topic: &Topic,
+    partition: i32,
+    (error_code, current_leader): (i16, Option<i32>),
+    group: Option<&Arc<str>>,
+    answered: &Answered<'_>,
+    emit: &mut Emit<'_>,
+) {
     emit.give(Observation::FetchFailed(FetchFailure {
         operation: Arc::clone(&answered.operation),
         topic: topic.clone(),
         partition,
         group: group.cloned(),
         outcome: Outcome::Error(error_code),
+        current_leader,
     }));
 }
 

@@ -96,6 +96,7 @@ pub(super) fn answered(
             if partition.error_code == 0 && partition.log_append_time_ms >= 0 {
                 sent.0.log_append_time_ms = Some(partition.log_append_time_ms);
             }
+            sent.0.current_leader = partition.current_leader.known();
             sent.0.refused_records = partition.record_errors.iter().map(|e| e.batch_index).collect();
         }
         give(sent.0, key, emit);
@@ -159,6 +160,7 @@ impl Draft {
             log_append_time_ms: None,
             outcome,
             refused_records: Vec::new(),
+            current_leader: None,
             records: batch.records,
             records_read: batch.records_read,
             record_count: batch.record_count,

@@ -13,7 +13,7 @@ use super::{Answered, Commit, Emit, Observation, Observer, Outcome, Topic, outco
 use crate::kafka::api::offset_commit::{OffsetCommitRequest, OffsetCommitResponse};
 use crate::kafka::api::share_acknowledge::{ShareAcknowledgeRequest, ShareAcknowledgeResponse};
 use crate::kafka::api::txn_offset_commit::{TxnOffsetCommitRequest, TxnOffsetCommitResponse};
-use crate::kafka::api::{Request, Response, TopicRef};
+use crate::kafka::api::{NodeEndpoint, Request, Response, TopicRef};
 use crate::kafka::versions;
 
 /// Epochs by which a member of a KIP-848 group says that it leaves (-2: a static member that may come back).
@@ -46,7 +46,34 @@ impl Observer {
                     self.learn_topic(client, peer, topic.topic_id, Some(topic.name));
                 }
             }
+            Response::FindCoordinator(answer) => {
+                let one = (answer.error_code == 0 && !answer.host.is_empty()).then_some((answer.host, answer.port));
+                let several = answer.coordinators.iter().filter(|c| c.error_code == 0).map(|c| (c.host, c.port));
+                self.learn_endpoints(client, peer, one.into_iter().chain(several));
+            }
+            Response::Produce(answer) => self.learn_hints(client, peer, &answer.node_endpoints),
+            Response::Fetch(answer) => self.learn_hints(client, peer, &answer.node_endpoints),
+            Response::ShareFetch(answer) => self.learn_hints(client, peer, &answer.node_endpoints),
+            Response::ShareAcknowledge(answer) => self.learn_hints(client, peer, &answer.node_endpoints),
             _ => {}
+        }
+    }
+
+    /// Where the leaders are that a refusal names (KIP-951).
+    fn learn_hints(&mut self, client: &ClientKey, peer: &Peer, endpoints: &[NodeEndpoint<'_>]) {
+        self.learn_endpoints(client, peer, endpoints.iter().map(|endpoint| (endpoint.host, endpoint.port)));
+    }
+
+    /// Some brokers of a cluster. Only addresses say which broker is meant: of names, another may listen on the same port.
+    fn learn_endpoints<'b>(&mut self, client: &ClientKey, peer: &Peer, endpoints: impl Iterator<Item = (&'b str, i32)>) {
+        let cluster_id = self.learnt.cluster_of(peer.broker, client);
+        for (host, port) in endpoints {
+            let (Ok(ip), Ok(port)) = (host.parse::<IpAddr>(), u16::try_from(port)) else { continue };
+            let (address, host) = (SocketAddr::new(ip, port), self.names.intern(host));
+            if let Some(cluster_id) = &cluster_id {
+                self.learnt.cluster(address, cluster_id);
+            }
+            self.learnt.advertised(address, &host, port);
         }
     }
 

@@ -316,6 +316,8 @@ pub struct SentBatch {
     pub outcome: Outcome,
     /// Records the broker named as the reason of its refusal (index in the batch).
     pub refused_records: Vec<i32>,
+    /// Id of the broker that leads the partition now, where a refusal says so (KIP-951).
+    pub current_leader: Option<i32>,
     /// The records that were asked for: all in `RecordDetail::All`, else those with a context.
     pub records: Vec<RecordFact>,
     /// How far they were read.
@@ -384,6 +386,8 @@ pub struct FetchFailure {
     pub group: Option<Arc<str>>,
     /// What the broker said.
     pub outcome: Outcome,
+    /// Id of the broker that leads the partition now, where the broker says so (KIP-951).
+    pub current_leader: Option<i32>,
 }
 
 /// One topic-partition of `OffsetCommit`, `TxnOffsetCommit` or of a share group's acknowledgement.

@@ -95,6 +95,7 @@ pub(crate) fn sent(count: u32, records: Vec<RecordFact>) -> SentBatch {
         log_append_time_ms: None,
         outcome: Outcome::Success,
         refused_records: Vec::new(),
+        current_leader: None,
         records,
         records_read: RecordsRead::All,
         record_count: count,
@@ -131,7 +132,8 @@ pub(crate) fn fetched(count: u32, records: Vec<RecordFact>) -> FetchedBatch {
 }
 
 pub(crate) fn fetch_failure(partition: i32, outcome: Outcome) -> FetchFailure {
-    FetchFailure { operation: Arc::new(operation(1, "billing-1", 2)), topic: topic(), partition, group: Some("billing".into()), outcome }
+    let operation = Arc::new(operation(1, "billing-1", 2));
+    FetchFailure { operation, topic: topic(), partition, group: Some("billing".into()), outcome, current_leader: None }
 }
 
 /// Group `billing` commits at 50 ms.

@@ -212,6 +212,7 @@ fn sent(name: &str, side: Side, outcome: Outcome, retry: bool) -> Observation {
         log_append_time_ms: None,
         outcome,
         refused_records: vec![],
+        current_leader: None,
         records: vec![],
         records_read: RecordsRead::All,
         record_count: 5,
@@ -274,6 +275,7 @@ fn the_summary_tells_by_topic_what_was_sent_and_who_fetched_it() {
             partition: 0,
             group: Some("billing".into()),
             outcome: Outcome::Error(6),
+            current_leader: None,
         }),
         Observation::Commit(Commit {
             operation: operation(Side::Client, 0),

@@ -79,6 +79,13 @@ message! {
     }
 }
 
+impl LeaderIdAndEpoch {
+    /// The leader's id, where it is known.
+    pub fn known(&self) -> Option<i32> {
+        (self.leader_id >= 0).then_some(self.leader_id)
+    }
+}
+
 message! {
     /// Where a broker listens (KIP-951).
     pub struct NodeEndpoint<'a> {

@@ -205,7 +205,20 @@ fn what_another_encoder_writes_reads_without_damage() {
     let mut missing: Vec<_> = possible.difference(&written).collect();
     missing.sort_unstable();
     // It counts these among its versions, but has no code for them.
-    assert_eq!(missing, [&(8, 10, true), &(9, 10, true), &(22, 6, true)]);
+    let without_code = [(8, 10, true), (9, 10, true), (22, 6, true)];
+    assert_eq!(missing, without_code.each_ref());
+    // Whatever else of the table it did not write is a version that it does not have: Kafka 4 dropped it, or it is newer than
+    // the schemas of 4.1 that it was made of. All of these are held against Kafka's own bytes above.
+    for row in versions::all().iter().filter(|row| has_body(row.api_key)) {
+        let range = ApiKey::try_from(row.api_key).map(|key| key.valid_versions());
+        for version in row.versions.clone() {
+            for is_request in [true, false] {
+                let it = (row.api_key, version, is_request);
+                let has_it = range.as_ref().is_ok_and(|range| (range.min..=range.max).contains(&version));
+                assert_eq!(written.contains(&it), has_it && !without_code.contains(&it), "{} v{version}", row.name);
+            }
+        }
+    }
 }
 
 #[test]

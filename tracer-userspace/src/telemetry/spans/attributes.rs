@@ -63,6 +63,11 @@ pub(super) fn common(name: OperationName, with_type: bool, operation: &Operation
     attributes
 }
 
+/// Who leads the partition, where an answer says that it is another broker.
+pub(super) fn current_leader(leader: Option<i32>) -> Option<KeyValue> {
+    leader.map(|id| KeyValue::new(semconv::CURRENT_LEADER, i64::from(id)))
+}
+
 /// What send and fetch say of the batch and of the broker's throttling.
 pub(super) fn batch(attributes: &mut Vec<KeyValue>, operation: &Operation, header: &BatchHeader, uncompressed_bytes: Option<u64>) {
     attributes.push(KeyValue::new(semconv::BATCH_CODEC, header.codec.name()));

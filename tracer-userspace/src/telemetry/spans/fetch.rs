@@ -289,6 +289,7 @@ impl Telemetry {
             attributes.push(attributes::text(semconv::MESSAGING_CONSUMER_GROUP_NAME, group));
         }
         say_wait(&mut attributes, operation);
+        attributes.extend(attributes::current_leader(failure.current_leader));
         let summary = Summary {
             operation: OperationName::Fetch,
             topic: failure.topic.clone(),

@@ -206,6 +206,10 @@ fn sent_attributes(sent: &SentBatch) -> Vec<KeyValue> {
     if sent.retry {
         attributes.push(KeyValue::new(semconv::RETRY, true));
     }
+    if !sent.refused_records.is_empty() {
+        attributes.push(KeyValue::new(semconv::REFUSED_RECORDS, i64::try_from(sent.refused_records.len()).unwrap_or(i64::MAX)));
+    }
+    attributes.extend(attributes::current_leader(sent.current_leader));
     attributes
 }
 
