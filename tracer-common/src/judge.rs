@@ -164,7 +164,7 @@ mod tests {
         assert!(!is_request_head(b"\0\0\0\x0e\0\x12\0\x03\0\0\0\x01\0\x05", 60));
         assert!(!is_request_head(b"\0\0\x02\0\0\x12\0\x03\0\0\0\x01\x01\0", 60), "256 bytes are too long");
         assert!(!is_request_head(b"\x06\x40\0\x01\0\0\0\x09\0\0\0\x01\0\x04", 60), "beyond 100 MiB");
-        assert!(!is_request_head(b"\0\0\0\x20\0\x5d\0\0\0\0\0\x01\0\x04", 60), "api key 93");
+        assert!(!is_request_head(b"\0\0\0\x20\0\x5f\0\0\0\0\0\x01\0\x04", 60), "api key 95");
         assert!(!is_request_head(b"\0\0\0\x20\0\x12\0\x15\0\0\0\x01\0\x04", 60), "version 21");
     }
 
