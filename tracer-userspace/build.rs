@@ -1,4 +1,4 @@
-//! With feature `live`: finds the eBPF object that `cargo xtask build` made, so that it can be compiled in.
+//! With feature `live`: finds the eBPF objects that `cargo xtask build` made, so that they can be compiled in.
 
 use std::env;
 use std::path::PathBuf;
@@ -8,15 +8,17 @@ fn main() {
     if env::var_os("CARGO_FEATURE_LIVE").is_none() {
         return;
     }
-    let object = env::var_os("KAFKA_TRACER_BPF_DIR").map(|dir| PathBuf::from(dir).join("packet.o"));
-    match object {
-        Some(object) if object.is_file() => {
-            println!("cargo:rerun-if-changed={}", object.display());
-            println!("cargo:rustc-env=KAFKA_TRACER_PACKET_OBJECT={}", object.display());
-        }
-        _ => {
-            println!("cargo:error=feature `live` needs the eBPF programs, which cargo alone does not build: run `cargo xtask build`");
-            std::process::exit(1);
+    let dir = env::var_os("KAFKA_TRACER_BPF_DIR").map(PathBuf::from);
+    for name in ["packet", "socket", "socket_ring"] {
+        match dir.as_ref().map(|dir| dir.join(format!("{name}.o"))) {
+            Some(object) if object.is_file() => {
+                println!("cargo:rerun-if-changed={}", object.display());
+                println!("cargo:rustc-env=KAFKA_TRACER_{}_OBJECT={}", name.to_uppercase(), object.display());
+            }
+            _ => {
+                println!("cargo:error=feature `live` needs the eBPF programs, which cargo alone does not build: run `cargo xtask build`");
+                std::process::exit(1);
+            }
         }
     }
 }

@@ -12,6 +12,19 @@ pub enum Kind {
     Close = 3,
 }
 
+impl Kind {
+    /// The kind that a number stands for.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Data),
+            2 => Some(Self::Open),
+            3 => Some(Self::Close),
+            _ => None,
+        }
+    }
+}
+
 /// Values of [`EventHeader::direction`], seen from the socket.
 pub mod direction {
     /// From the local to the peer address.
@@ -161,12 +174,7 @@ impl EventHeader {
     /// What the event is; None for a number that no program of this version writes.
     #[must_use]
     pub const fn kind(&self) -> Option<Kind> {
-        match self.kind {
-            1 => Some(Kind::Data),
-            2 => Some(Kind::Open),
-            3 => Some(Kind::Close),
-            _ => None,
-        }
+        Kind::from_number(self.kind)
     }
 }
 
@@ -194,20 +202,20 @@ impl Head {
 }
 
 /// Takes fixed-width values off the front of a slice.
-struct Take<'a>(&'a [u8]);
+pub(crate) struct Take<'a>(pub(crate) &'a [u8]);
 
 impl Take<'_> {
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (first, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(*first)
     }
 
-    fn u8(&mut self) -> Option<u8> {
+    pub(crate) fn u8(&mut self) -> Option<u8> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(crate) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_ne_bytes)
     }
 

@@ -37,8 +37,8 @@ enum Command {
     #[cfg(feature = "live")]
     /// Watch the Kafka connections of this host, and tell what happens by OTLP or as text
     ///
-    /// Needs root (or CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH), Linux 5.8 and cgroup v2; `kafka-tracer
-    /// check` says what is missing. Spans are printed unless OTEL_EXPORTER_OTLP_ENDPOINT says where to send them. Exit status: 0 when all was delivered, 1 when it could not start or
+    /// Needs root (or CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH), and Linux 5.8 with cgroup
+    /// v2 or Linux 4.14 with kprobes; `kafka-tracer check` says what is missing. Spans are printed unless OTEL_EXPORTER_OTLP_ENDPOINT says where to send them. Exit status: 0 when all was delivered, 1 when it could not start or
     /// capture failed, 3 when it ended with spans undelivered.
     Run(Box<RunArgs>),
 

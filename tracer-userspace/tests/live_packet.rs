@@ -6,6 +6,8 @@
 mod harness;
 #[path = "live/net.rs"]
 mod net;
+#[path = "live/packet.rs"]
+mod packet;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Seek, Write};
@@ -13,11 +15,13 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use harness::{Connection, Recorder, exchange, kafka_request, pseudo_random};
+use harness::{Connection, exchange, kafka_request, pseudo_random};
 use net::{ExclusiveProgram, Namespace, RoughLine, accept_silently, set_tcp_option, unconnected, wait_until};
 use tracer_common::counter::Counter;
 use tracer_userspace::source::ebpf::{LiveSource, PacketSource, SourceConfig, StartError};
 use tracer_userspace::source::{Direction, Verdict};
+
+type Recorder = harness::Recorder<PacketSource>;
 
 const LOOPBACKS: [&str; 2] = ["127.0.0.1:0", "[::1]:0"];
 
@@ -45,7 +49,7 @@ fn packets_beyond_64_kib_are_whole_though_their_length_fields_are_0() {
         recorder.expect_exchange(connection, &kafka_request(20_000_000), &pseudo_random(10));
         let largest = recorder.largest_packet();
         // Older kernels cut loopback's packets below 64 KiB; what came was whole all the same.
-        assert!(largest > 65_536 || !harness::kernel_is_at_least(6, 3), "the largest packet had {largest} bytes");
+        assert!(largest > 65_536 || !packet::kernel_is_at_least(6, 3), "the largest packet had {largest} bytes");
     }
 }
 

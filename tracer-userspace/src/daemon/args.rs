@@ -15,6 +15,12 @@ use crate::telemetry;
 /// What the daemon was asked for. The help texts are the reference of `docs/configuration.md`.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
+    /// Where bytes are seen
+    ///
+    /// Packets need Linux 5.8 and cgroup v2 and cost least; sockets need kprobes and Linux 4.14.
+    #[arg(long, value_enum, default_value_t = SourceArg::Auto, env = "KAFKA_TRACER_SOURCE", help_heading = "Capture")]
+    pub source: SourceArg,
+
     /// Whose sockets to look at: the clients', the brokers' or both
     ///
     /// With `both`, each request of a local client is copied at both ends, and a broker's spans are children of the clients'.
@@ -174,6 +180,19 @@ fn without_variables(command: clap::Command, empty: &dyn Fn(&std::ffi::OsStr) ->
         .mut_subcommands(|subcommand| without_variables(subcommand, empty))
 }
 
+/// Where bytes are seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SourceArg {
+    /// As packets where that works, else at sockets
+    Auto,
+    /// As packets at the root of cgroup v2
+    Packet,
+    /// As programs give them to sockets and take them
+    Socket,
+    /// Likewise, through a buffer for each CPU as before Linux 5.8
+    SocketPerf,
+}
+
 /// Whose sockets are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SidesArg {
@@ -225,6 +244,17 @@ pub enum OutputArg {
     Text,
     /// Nothing
     None,
+}
+
+#[cfg(feature = "live")]
+impl From<SourceArg> for crate::source::ebpf::MainSource {
+    fn from(source: SourceArg) -> Self {
+        match source {
+            SourceArg::Auto => Self::Auto,
+            SourceArg::Packet => Self::Packet,
+            SourceArg::Socket | SourceArg::SocketPerf => Self::Socket,
+        }
+    }
 }
 
 impl From<SidesArg> for crate::observe::Sides {

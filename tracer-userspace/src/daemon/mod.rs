@@ -23,7 +23,9 @@ mod settings;
 #[cfg(feature = "live")]
 mod teller;
 
-pub use args::{CheckArgs, CheckFormat, CoordinatesArg, HeadersArg, OutputArg, RunArgs, SeccompArg, SidesArg, without_empty_variables};
+pub use args::{
+    CheckArgs, CheckFormat, CoordinatesArg, HeadersArg, OutputArg, RunArgs, SeccompArg, SidesArg, SourceArg, without_empty_variables,
+};
 #[cfg(feature = "live")]
 pub use check::check;
 #[cfg(feature = "live")]

@@ -15,7 +15,7 @@ use opentelemetry_sdk::Resource;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{debug, error, info, warn};
 
-use super::args::RunArgs;
+use super::args::{RunArgs, SourceArg};
 use super::lines::Lines;
 use super::log;
 use super::rights;
@@ -27,7 +27,7 @@ use crate::export::Otlp;
 use crate::export::otlp::{Flushed, MetricSource, TransportError};
 use crate::export::text::{Text, may_colour};
 use crate::pipeline::Pipeline;
-use crate::source::ebpf::{SourceConfig, SourceCounts, SourceError, SourceRights, Sources, StartError};
+use crate::source::ebpf::{Polled, SourceConfig, SourceCounts, SourceError, SourceRights, Sources, StartError};
 use crate::source::{CaptureEvent, SocketKey, Verdict};
 use crate::telemetry::metrics::{HealthMeter, Metrics};
 use crate::telemetry::semconv::{self, metric};
@@ -143,6 +143,8 @@ impl Capture {
             force_ports: args.ports.clone(),
             exclude_ports: args.exclude_ports.clone(),
             cgroup_root: args.cgroup.clone(),
+            main: args.source.into(),
+            perf_buffers: args.source == SourceArg::SocketPerf,
             ..SourceConfig::default()
         };
         let (deadline, nice, duration) = (settings.shutdown_timeout, settings.nice, settings.duration);
@@ -152,7 +154,7 @@ impl Capture {
         let thread = std::thread::Builder::new().name("capture".to_owned()).spawn(move || {
             // Something else does not start: then nothing does.
             let Ok(Parts { teller, stop }) = parts.recv() else { return Ended::Failed };
-            let sources = match Sources::start(config) {
+            let sources = match Sources::start(&config) {
                 Ok(sources) => sources,
                 Err(error) => {
                     let _ = tell.send(Err(Some(error)));
@@ -310,7 +312,7 @@ impl Daemon {
     fn capture(&mut self) -> Result<(), SourceError> {
         while !self.stop.load(Ordering::Acquire) && self.end.is_none_or(|end| Instant::now() < end) {
             let begun = Instant::now();
-            let events = self.look(POLL)?;
+            let events = self.look(POLL)?.events;
             let took = begun.elapsed();
             if took > HELD_UP {
                 debug!(events, milliseconds = took.as_millis(), "One look at the source took long.");
@@ -332,12 +334,16 @@ impl Daemon {
         info!("Ending: detaching, then sending what is left.");
         // What the kernel had handed over by now.
         let end = Instant::now() + LAST_LOOK;
-        while self.look(Duration::ZERO)? > 0 && Instant::now() < end {}
-        Ok(())
+        loop {
+            let polled = self.look(Duration::ZERO)?;
+            if polled.events == 0 && !polled.holds_back || Instant::now() >= end {
+                return Ok(());
+            }
+        }
     }
 
-    /// Takes what the source has; returns how many events that was.
-    fn look(&mut self, timeout: Duration) -> Result<u64, SourceError> {
+    /// Takes what the sources have.
+    fn look(&mut self, timeout: Duration) -> Result<Polled, SourceError> {
         let Self { sources, pipeline, teller, own_pid, .. } = self;
         teller.tick(now());
         let mut own: Vec<SocketKey> = Vec::new();
@@ -358,7 +364,7 @@ impl Daemon {
         for (socket, verdict) in teller.take_verdicts() {
             sources.verdict(socket, verdict)?;
         }
-        Ok(polled.events)
+        Ok(polled)
     }
 
     /// A word each time that the ring overflowed since the last look, with what to do about it.

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracer_userspace::source::ebpf::{LiveSource as _, Pacer, PacketSource, SourceConfig};
+use tracer_userspace::source::ebpf::{LiveSource, Pacer};
 use tracer_userspace::source::{CaptureEvent, Direction, EventKind, SocketKey};
 
 /// How long a test waits for what must come.
@@ -19,8 +19,8 @@ pub(crate) fn turn() -> MutexGuard<'static, ()> {
 }
 
 /// A running source, and what it saw.
-pub(crate) struct Recorder {
-    pub(crate) source: PacketSource,
+pub(crate) struct Recorder<S> {
+    pub(crate) source: S,
     pacer: Pacer,
     pub(crate) seen: Seen,
 }
@@ -47,9 +47,11 @@ pub(crate) struct SeenSocket {
 #[derive(Default)]
 pub(crate) struct Stream {
     pub(crate) first: Option<u32>,
-    pieces: Vec<(u32, Vec<u8>)>,
+    pub(crate) pieces: Vec<(u32, Vec<u8>)>,
+    /// Bytes that passed and could not be read.
+    pub(crate) missing: u64,
     /// Bytes of the pieces by the time of their packet.
-    packets: HashMap<u64, usize>,
+    pub(crate) packets: HashMap<u64, usize>,
     pub(crate) end: Option<u32>,
     pub(crate) reset: bool,
 }
@@ -107,8 +109,8 @@ impl Seen {
                 socket.way(direction).first = Some(first_position);
             }
             EventKind::Data { direction, position, bytes, missing_bytes } => {
-                assert_eq!(missing_bytes, 0);
                 let stream = socket.way(direction);
+                stream.missing += u64::from(missing_bytes);
                 stream.pieces.push((position, bytes.to_vec()));
                 *stream.packets.entry(event.time.unix_ns()).or_default() += bytes.len();
             }
@@ -130,17 +132,10 @@ impl SeenSocket {
     }
 }
 
-impl Recorder {
-    /// Starts with defaults, but for a ring that forgives the slowness of a test build.
-    pub(crate) fn start() -> Self {
-        Self::start_with(SourceConfig { ring_bytes: 256 << 20, ..SourceConfig::default() })
-    }
-
-    pub(crate) fn start_with(config: SourceConfig) -> Self {
-        match PacketSource::start(config) {
-            Ok(source) => Self { source, pacer: Pacer::new(tracer_common::limits::DEFAULT_RING_BYTES), seen: Seen::default() },
-            Err(error) => panic!("the live tests need root, Linux 5.8 and cgroup v2: {error}"),
-        }
+impl<S: LiveSource> Recorder<S> {
+    /// Records what this source sees.
+    pub(crate) fn of(source: S) -> Self {
+        Self { source, pacer: Pacer::new(tracer_common::limits::DEFAULT_RING_BYTES), seen: Seen::default() }
     }
 
     /// Takes what comes until `done` or the deadline. Says whether it was done.
@@ -194,20 +189,10 @@ impl Recorder {
         self.expect_stream(server, client, Direction::Sent, down);
     }
 
-    /// Events that the kernel counted as lost, whatever the reason.
+    /// Events and bytes that were lost, whatever the reason.
     pub(crate) fn lost(&self) -> u64 {
-        use tracer_common::counter::Counter;
-        let counters = self.source.counters().unwrap();
-        [Counter::LostRingFull, Counter::LostUnreadableBytes, Counter::LostTooLongBytes, Counter::LostNoState, Counter::SkippedHeaders]
-            .into_iter()
-            .map(|counter| counters.value(counter))
-            .sum()
-    }
-
-    /// Payload bytes of the largest packet that was seen.
-    pub(crate) fn largest_packet(&self) -> usize {
-        let streams = self.seen.sockets.values().flat_map(|socket| [&socket.sent, &socket.received]);
-        streams.flat_map(|stream| stream.packets.values()).copied().max().unwrap_or(0)
+        let counts = self.source.counts().unwrap();
+        counts.lost_bytes.iter().chain(&counts.lost_events).map(|(_, count)| count).sum()
     }
 
     /// Waits until a direction of a socket was seen whole, and compares it.
@@ -220,19 +205,19 @@ impl Recorder {
                     && socket.way(direction).whole().len() >= len
             })
         });
-        let counters: Vec<_> = self.source.counters().unwrap().iter().map(|(counter, value)| (counter.name(), value)).collect();
-        let early = self.source.early_counters();
+        let counts = self.source.counts().unwrap();
         let sockets: Vec<_> = self.seen.sockets.keys().copied().filter(|key| (key.local, key.peer) == (local, peer)).collect();
         let Some((_, socket)) = self.seen.sockets.iter_mut().find(|(key, _)| (key.local, key.peer) == (local, peer)) else {
-            panic!("nothing was seen of {local} -> {peer}; {counters:?} {early:?}");
+            panic!("nothing was seen of {local} -> {peer}; {counts:?}");
         };
         assert_eq!(sockets.len(), 1, "one connection, one socket: {sockets:?}");
         let stream = socket.way(direction);
+        assert_eq!(stream.missing, 0, "all bytes can be read");
         let got = stream.whole();
         if !done || got != expected {
             let differs = got.iter().zip(expected).position(|(got, expected)| got != expected);
             panic!(
-                "{direction:?} of {local} -> {peer}: {} of {len} bytes, first difference at {differs:?}; {stream:?}; {counters:?} {early:?}",
+                "{direction:?} of {local} -> {peer}: {} of {len} bytes, first difference at {differs:?}; {stream:?}; {counts:?}",
                 got.len()
             );
         }
@@ -288,12 +273,6 @@ pub(crate) fn exchange(connection: Connection, up: &[u8], down: &[u8]) {
             });
         }
     });
-}
-
-pub(crate) fn kernel_is_at_least(major: u32, minor: u32) -> bool {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (major, minor)
 }
 
 /// A Metadata request of `len` bytes in all, behind its header random bytes.

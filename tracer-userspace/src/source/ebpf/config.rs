@@ -17,8 +17,24 @@ pub struct SourceConfig {
     pub force_ports: Vec<u16>,
     /// Connections with one of these ports at either end are never looked at. Wins over `force_ports`.
     pub exclude_ports: Vec<u16>,
+    /// Which source sees the connections.
+    pub main: MainSource,
+    /// Whether the socket source uses a perf buffer for each CPU also where the kernel has a ring for all of them (5.8 and newer).
+    pub perf_buffers: bool,
     /// Root of the cgroup v2 hierarchy; None finds it in `/proc/self/mounts`.
     pub cgroup_root: Option<PathBuf>,
+}
+
+/// Which source sees the connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MainSource {
+    /// Packets where that works, else calls.
+    #[default]
+    Auto,
+    /// Packets at the root of cgroup v2.
+    Packet,
+    /// Calls of the kernel's functions for TCP.
+    Socket,
 }
 
 impl Default for SourceConfig {
@@ -28,6 +44,8 @@ impl Default for SourceConfig {
             judged_segments: limits::DEFAULT_JUDGED_SEGMENTS,
             force_ports: Vec::new(),
             exclude_ports: Vec::new(),
+            main: MainSource::Auto,
+            perf_buffers: false,
             cgroup_root: None,
         }
     }

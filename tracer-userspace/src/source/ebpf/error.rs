@@ -9,13 +9,45 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The kernel is older than what the programs need.
+    /// The kernel is older than what the programs that see packets need.
     #[error(
-        "this kernel is {found}; live capture needs Linux 5.8 or newer (ring buffer, socket storage). Capture files can still be read with `kafka-tracer replay`"
+        "this kernel is {found}; seeing packets needs Linux 5.8 or newer (ring buffer, socket storage). Capture files can still be read with `kafka-tracer replay`"
     )]
     KernelTooOld {
         /// Release as `uname -r` says it.
         found: String,
+    },
+    /// The kernel is older than what any program needs.
+    #[error("this kernel is {found}; live capture needs Linux 4.14 or newer. Capture files can still be read with `kafka-tracer replay`")]
+    TooOldForAll {
+        /// Release as `uname -r` says it.
+        found: String,
+    },
+    /// Where the kernel's structures hold what is read is not known.
+    #[error("the kernel's structures are not known well enough to read them: {reason}")]
+    Layout {
+        /// What is not known, or what a trial showed.
+        reason: String,
+    },
+    /// A program cannot be attached to a function of the kernel.
+    #[error(
+        "the program {program} cannot be attached to the kernel's function {function}: {reason}. The kernel has to be built with CONFIG_KPROBES and CONFIG_KPROBE_EVENTS"
+    )]
+    NoProbe {
+        /// Our program.
+        program: &'static str,
+        /// The function.
+        function: &'static str,
+        /// The kernel's or the loader's words.
+        reason: String,
+    },
+    /// Neither source can run.
+    #[error("packets cannot be seen: {packet}. Nor can connections at their sockets: {socket}")]
+    Neither {
+        /// Why packets cannot be seen.
+        packet: Box<Self>,
+        /// Why calls on sockets cannot be seen.
+        socket: Box<Self>,
     },
     /// Not enough rights.
     #[error(

@@ -4,6 +4,7 @@
 //! what sees into encrypted ones. Each source is a [`LiveSource`]; [`Pacer`] says when they are looked at. Nothing is pinned: when the
 //! process ends, however it ends, the kernel takes the programs away.
 
+mod btf;
 mod clock;
 mod config;
 mod error;
@@ -12,15 +13,17 @@ mod owner;
 mod pace;
 pub mod packet;
 pub mod probe;
+pub mod socket;
 mod sources;
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-pub use config::SourceConfig;
+pub use config::{MainSource, SourceConfig};
 pub use error::{SourceError, StartError};
 pub use pace::Pacer;
 pub use packet::PacketSource;
+pub use socket::SocketSource;
 pub use sources::{SourceRights, Sources};
 
 use super::{CaptureEvent, SocketKey, Verdict};
@@ -92,6 +95,8 @@ pub struct Polled {
     pub bytes: u64,
     /// True when there may be more, which was left for the next look.
     pub is_cut: bool,
+    /// True when events were taken that wait for those of other CPUs: a look a little later hands them on.
+    pub holds_back: bool,
 }
 
 impl Polled {
@@ -99,6 +104,7 @@ impl Polled {
         self.events += other.events;
         self.bytes += other.bytes;
         self.is_cut |= other.is_cut;
+        self.holds_back |= other.holds_back;
     }
 }
 

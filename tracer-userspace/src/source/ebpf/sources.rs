@@ -5,7 +5,9 @@ use std::time::Duration;
 use rustix::thread::CapabilitySet;
 
 use super::probe::{self, Support};
-use super::{BESIDE, LiveSource, Pacer, PacketSource, Polled, RunTime, SourceConfig, SourceCounts, SourceError, StartError};
+use super::{
+    BESIDE, LiveSource, MainSource, Pacer, PacketSource, Polled, RunTime, SocketSource, SourceConfig, SourceCounts, SourceError, StartError,
+};
 use crate::privileges::{Extra, OBSERVING};
 use crate::source::features::{Feature, KernelVersion};
 use crate::source::{CaptureEvent, SocketKey, Verdict};
@@ -24,9 +26,9 @@ impl Sources {
     ///
     /// # Errors
     /// When no main source can run: says what is missing, and what to do about it.
-    pub fn start(config: SourceConfig) -> Result<Self, StartError> {
+    pub fn start(config: &SourceConfig) -> Result<Self, StartError> {
         let pacer = Pacer::new(config.ring_bytes);
-        Ok(Self { main: Box::new(PacketSource::start(config)?), beside: None, pacer })
+        Ok(Self { main: start_main(config)?, beside: None, pacer })
     }
 
     /// Waits until events come or the time is up, and hands on all that are there. Call it in a loop, from one thread: it paces itself.
@@ -102,6 +104,27 @@ pub struct SourceRights {
     pub capabilities: CapabilitySet,
     /// System calls.
     pub extra: Extra,
+}
+
+/// Starts the source that was asked for; without one, packets where that works.
+fn start_main(config: &SourceConfig) -> Result<Box<dyn LiveSource + Send>, StartError> {
+    let packet = || PacketSource::start(config.clone()).map(|source| -> Box<dyn LiveSource + Send> { Box::new(source) });
+    let socket = || SocketSource::start(config).map(|source| -> Box<dyn LiveSource + Send> { Box::new(source) });
+    match config.main {
+        MainSource::Packet => packet(),
+        MainSource::Socket => socket(),
+        MainSource::Auto => packet().or_else(|error| {
+            match socket() {
+                Ok(source) => {
+                    tracing::info!(reason = %error, "Packets cannot be seen on this host: connections are seen at their sockets instead.");
+                    Ok(source)
+                }
+                // What packets lack is all that is lacking.
+                Err(StartError::NoRights { .. }) if matches!(error, StartError::NoRights { .. }) => Err(error),
+                Err(socket) => Err(StartError::Neither { packet: Box::new(error), socket: Box::new(socket) }),
+            }
+        }),
+    }
 }
 
 impl std::fmt::Debug for Sources {

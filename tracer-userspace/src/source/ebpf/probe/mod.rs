@@ -158,7 +158,10 @@ fn hindrances(report: &Report, source: SourceKind) -> Vec<String> {
     }
     // What follows from missing rights or features is told already.
     if why.is_empty() {
-        for object in report.objects.iter().filter(|object| object.source == source) {
+        let objects = || report.objects.iter().filter(|object| object.source == source);
+        // The socket source has one object with a ring and one without, and needs either.
+        let one_is_enough = source == SourceKind::Socket && objects().any(|object| object.hindrances().next().is_none());
+        for object in objects().filter(|_| !one_is_enough) {
             let refused: Vec<&str> = object.hindrances().collect();
             if !refused.is_empty() {
                 why.push(format!("the kernel does not take {} (see below)", refused.join(", ")));

@@ -10,7 +10,7 @@ use aya_obj::generated::bpf_map_type;
 use super::kernel::{NOT_ALLOWED, Support};
 use crate::privileges::{CAPABILITIES, effective, has};
 use crate::source::ebpf::load::{self, chain};
-use crate::source::ebpf::{StartError, packet};
+use crate::source::ebpf::{StartError, packet, socket};
 use crate::source::features::SourceKind;
 
 /// Size of a ring that is only tried.
@@ -77,8 +77,8 @@ impl ObjectReport {
 }
 
 /// The objects of this build.
-fn objects() -> [Object; 1] {
-    [packet::object()]
+fn objects() -> Vec<Object> {
+    [packet::object()].into_iter().chain(socket::objects()).collect()
 }
 
 /// Tries all of all objects.

@@ -1,0 +1,83 @@
+//! Maps of both objects. Of the older kind, which every kernel's loader takes.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray};
+use tracer_common::call::{Call, CallEvent, CallSocket, Layout, MAX_CALLS, MAX_SOCKETS, Walk};
+use tracer_common::config::Config;
+use tracer_common::counter::{COUNTERS, Counter};
+use tracer_common::limits::{MAX_PORT_RULES, MAX_VERDICTS};
+
+/// State of each socket, by its address in the kernel.
+#[map]
+pub(crate) static SOCKETS: LruHashMap<u64, CallSocket> = LruHashMap::with_max_entries(MAX_SOCKETS, 0);
+
+/// The call that each thread is in.
+#[map]
+pub(crate) static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(MAX_CALLS, 0);
+
+/// Settings, at index 0.
+#[map]
+pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+
+/// Where the kernel's structures hold what is read, at index 0.
+#[map]
+pub(crate) static LAYOUT: Array<Layout> = Array::with_max_entries(1, 0);
+
+/// Rules by port, values of [`tracer_common::config::PortRule`].
+#[map]
+pub(crate) static PORTS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_PORT_RULES, 0);
+
+/// What user space decided, by the socket's number: a [`tracer_common::socket::State`]. Least recently used go first, since a socket that was
+/// closed never takes its verdict.
+#[map]
+pub(crate) static VERDICTS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(MAX_VERDICTS, 0);
+
+/// How many sockets this CPU gave a number, at index 0.
+#[map]
+pub(crate) static NUMBERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The event in the making, at index 0.
+#[map]
+pub(crate) static EVENT: PerCpuArray<CallEvent> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where the copying program is, at index 0.
+#[map]
+pub(crate) static WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
+
+/// At index 0 the copying program.
+#[map]
+pub(crate) static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Counters by [`Counter`], together at index 0.
+#[map]
+pub(crate) static COUNTS: PerCpuArray<[u64; COUNTERS as usize]> = PerCpuArray::with_max_entries(1, 0);
+
+/// This CPU's counters.
+#[derive(Clone, Copy)]
+pub(crate) struct Counts(*mut [u64; COUNTERS as usize]);
+
+impl Counts {
+    #[inline(always)]
+    pub(crate) fn of_this_cpu() -> Option<Self> {
+        COUNTS.get_ptr_mut(0).map(Self)
+    }
+
+    /// Adds to a counter. Exact: programs on kprobes do not interrupt each other on one CPU.
+    #[inline(always)]
+    pub(crate) fn add(self, counter: Counter, by: u64) {
+        // SAFETY: the map gave the pointer, and it lives as long as the program; there is a slot for each counter.
+        #[expect(unsafe_code, reason = "a map value is reached by pointer")]
+        unsafe {
+            let slot = self.0.cast::<u64>().add(counter as usize);
+            *slot = (*slot).wrapping_add(by);
+        }
+    }
+}
+
+/// Adds to a counter.
+#[inline(always)]
+pub(crate) fn count(counter: Counter, by: u64) {
+    if let Some(counts) = Counts::of_this_cpu() {
+        counts.add(counter, by);
+    }
+}
