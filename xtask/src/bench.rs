@@ -10,13 +10,18 @@ use crate::build::{self, Profile};
 use crate::lab::{BpfStatistics, Broker, Collector, Distribution, Process, Protocol, Scratch, Tracer, wait_for};
 use crate::{step, workspace};
 
-/// Runs the benchmarks that need neither root nor a broker.
+/// Runs benchmarks that need neither root nor a broker: those named, or all.
 ///
 /// # Errors
 /// If one does not build or run.
-pub fn offline() -> Result<()> {
+pub fn offline(names: &[&str]) -> Result<()> {
     step::heading("cargo bench", "the line without the kernel, in memory");
-    step::foreground(workspace::cargo().args(["bench", "--package", "tracer-userspace"]))
+    let mut cargo = workspace::cargo();
+    cargo.args(["bench", "--package", "tracer-userspace"]);
+    for name in names {
+        cargo.args(["--bench", name]);
+    }
+    step::foreground(&mut cargo)
 }
 
 /// Measures what the kernel programs cost the traffic that they see.

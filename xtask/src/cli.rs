@@ -103,6 +103,10 @@ enum Job {
 
 #[derive(Debug, Subcommand)]
 enum Benchmark {
+    /// The decoder: batches of every codec, beside a copy of the bytes and beside the crate `kafka-protocol`.
+    Decode,
+    /// The whole line in memory, and what `headers: auto` saves.
+    Line,
     /// A producer at full load with the tracer and without, in turn: throughput, CPU, bytes lost.
     Live {
         /// How many pairs of runs.
@@ -149,7 +153,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
         }
         Job::Lint => checks::lint(),
         Job::Fuzz { target, minutes } => fuzz::run(target.as_deref(), Duration::from_secs(minutes * 60)),
-        Job::Bench { kind: None } => bench::offline(),
+        Job::Bench { kind: None } => bench::offline(&[]),
+        Job::Bench { kind: Some(Benchmark::Decode) } => bench::offline(&["decode"]),
+        Job::Bench { kind: Some(Benchmark::Line) } => bench::offline(&["line"]),
         Job::Bench { kind: Some(Benchmark::Packets) } => bench::packets(),
         Job::Bench { kind: Some(Benchmark::Live { pairs, records }) } => bench::live(bench::Live { pairs, records }),
         Job::Ci => {
