@@ -563,4 +563,26 @@ mod tests {
         assert!(push(&mut translator, &raw(EventHeader { kind: 9, ..EventHeader::default() }, b"")).is_empty());
         assert_eq!(translator.counters().malformed, u64::try_from(whole.len()).unwrap() + 2);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_events_make_it_panic(events in proptest::collection::vec((0_usize..4, proptest::collection::vec((0_usize..140, 0_u8..), 0..6), 0_usize..400), 0..20)) {
+            let mut translator = Translator::new();
+            for (kind, changes, length) in events {
+                let mut event = match kind {
+                    0 => data(CHILD, 0, 1, b"bytes"),
+                    1 => early(5, b"early"),
+                    2 => open(CHILD, LISTENER, Opening::default()),
+                    _ => raw(header(Kind::Close, CHILD, 0, 9), b""),
+                };
+                for (at, value) in changes {
+                    if let Some(byte) = event.get_mut(at) {
+                        *byte = value;
+                    }
+                }
+                event.truncate(length);
+                push(&mut translator, &event);
+            }
+        }
+    }
 }

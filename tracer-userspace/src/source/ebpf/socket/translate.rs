@@ -262,4 +262,26 @@ mod tests {
         assert!(push(&mut translator, &raw(CallHeader { kind: 9, ..CallHeader::default() }, b"")).is_empty());
         assert_eq!(translator.malformed, u64::try_from(whole.len()).unwrap() + 2);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_events_make_it_panic(events in proptest::collection::vec((0_usize..4, proptest::collection::vec((0_usize..140, 0_u8..), 0..6), 0_usize..400), 0..20)) {
+            let mut translator = Translator::new();
+            for (kind, changes, length) in events {
+                let mut event = match kind {
+                    0 => data(1, direction::SENT, 1, b"bytes", 0),
+                    1 => data(1, direction::RECEIVED, 5, b"more", 3),
+                    2 => open(1, Opening::default()),
+                    _ => raw(header(Kind::Close, 1, direction::SENT, 9), b""),
+                };
+                for (at, value) in changes {
+                    if let Some(byte) = event.get_mut(at) {
+                        *byte = value;
+                    }
+                }
+                event.truncate(length);
+                push(&mut translator, &event);
+            }
+        }
+    }
 }
