@@ -5,10 +5,10 @@
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use tracer_userspace::daemon::without_empty_variables;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 #[cfg(feature = "live")]
-use tracer_userspace::daemon::{CheckArgs, Ended, RunArgs, check, run};
+use tracer_userspace::daemon::{CheckArgs, Ended, check, run};
+use tracer_userspace::daemon::{RunArgs, SettingsFile, config, with_file, without_empty_variables};
 #[cfg(feature = "live")]
 use tracer_userspace::export::text::may_colour;
 use tracer_userspace::replay::{ReplayArgs, ReplayError, ReplayStatus, replay};
@@ -37,10 +37,16 @@ enum Command {
     #[cfg(feature = "live")]
     /// Watch the Kafka connections of this host, and tell what happens by OTLP or as text
     ///
-    /// Needs root (or CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH), and Linux 5.8 with cgroup
-    /// v2 or Linux 4.14 with kprobes; `kafka-tracer check` says what is missing. Spans are printed unless OTEL_EXPORTER_OTLP_ENDPOINT says where to send them. Exit status: 0 when all was delivered, 1 when it could not start or
-    /// capture failed, 3 when it ended with spans undelivered.
+    /// Needs root (or CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH), and Linux 5.8 with cgroup v2 or
+    /// Linux 4.14 with kprobes; `kafka-tracer check` says what is missing. Spans are printed unless OTEL_EXPORTER_OTLP_ENDPOINT says where to
+    /// send them. Exit status: 0 when all was delivered, 1 when it could not start or capture failed, 3 when it ended with spans undelivered.
     Run(Box<RunArgs>),
+
+    /// Show the settings that `run` would use, each with where it comes from, and check them and their file
+    ///
+    /// Takes the arguments of `run`. What it prints is a file that `run --config` takes; secrets are left out. Exit status: 0 when `run` would take
+    /// the settings, 1 when it would not.
+    Config(Box<RunArgs>),
 
     #[cfg(feature = "live")]
     /// Say what this host allows, what will be used, what is missing and how to get it
@@ -67,10 +73,26 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let matches = without_empty_variables(Cli::command()).get_matches();
+    let command = without_empty_variables(Cli::command());
+    let matches = command.clone().get_matches();
+    let with_file = match matches.subcommand() {
+        Some((name, of_subcommand)) => with_file(command.clone(), name, of_subcommand),
+        None => Ok(None),
+    };
+    let (command, matches, file) = match with_file {
+        Ok(None) => (command, matches, None),
+        // What the file says are defaults: everything is read again over them.
+        Ok(Some((command, file))) => (command.clone(), command.get_matches(), Some(file)),
+        Err(error) => {
+            eprintln!("kafka-tracer: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let variables = file.as_ref().map(SettingsFile::variables).unwrap_or_default();
     match Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command {
+        Command::Config(args) => run_config(&RunArgs { variables, ..*args }, &command, &matches, file.as_ref()),
         #[cfg(feature = "live")]
-        Command::Run(args) => run_daemon(&args),
+        Command::Run(args) => run_daemon(&RunArgs { variables, ..*args }),
         #[cfg(feature = "live")]
         Command::Check(args) => run_check(&args),
         #[cfg(not(feature = "live"))]
@@ -105,6 +127,25 @@ fn run_check(args: &CheckArgs) -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("kafka-tracer: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_config(args: &RunArgs, command: &clap::Command, matches: &ArgMatches, file: Option<&SettingsFile>) -> ExitCode {
+    let Some((name, matches)) = matches.subcommand() else { return ExitCode::FAILURE };
+    let Some(subcommand) = command.find_subcommand(name) else { return ExitCode::FAILURE };
+    let mut out = BufWriter::new(io::stdout().lock());
+    let printed = config(args, subcommand, matches, file, &mut out);
+    match printed.map(|printed| printed.and_then(|()| out.flush())) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        Ok(Err(error)) => {
+            eprintln!("kafka-tracer: {error}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("kafka-tracer: {}", chain(&error));
             ExitCode::FAILURE
         }
     }

@@ -15,6 +15,16 @@ use crate::telemetry;
 /// What the daemon was asked for. The help texts are the reference of `docs/configuration.md`.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
+    /// YAML file with settings, which the environment and the command line win over
+    ///
+    /// One section for each group below, with the arguments' names (`ring_bytes` for --ring-bytes), and `otel` for variables. `kafka-tracer config` checks one.
+    #[arg(long, value_name = "FILE", env = "KAFKA_TRACER_CONFIG", help_heading = "File")]
+    pub config: Option<PathBuf>,
+
+    /// Variables of the OpenTelemetry specification that the file sets, for those that the environment does not.
+    #[arg(skip)]
+    pub variables: Vec<(String, String)>,
+
     /// Where bytes are seen
     ///
     /// Packets need Linux 5.8 and cgroup v2 and cost least; sockets need kprobes and Linux 4.14.
@@ -163,6 +173,14 @@ pub enum CheckFormat {
     Text,
     /// One JSON object with everything
     Json,
+}
+
+impl RunArgs {
+    /// A variable's value: the environment's, or the file's.
+    pub fn variable(&self, name: &str) -> Option<String> {
+        let of_file = || self.variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+        std::env::var(name).ok().filter(|value| !value.is_empty()).or_else(of_file)
+    }
 }
 
 /// The command with all arguments for which an empty environment variable is set no longer reading it: OpenTelemetry's

@@ -9,6 +9,8 @@
 mod args;
 #[cfg(feature = "live")]
 mod check;
+mod config;
+mod file;
 #[cfg(any(feature = "live", test))]
 mod lines;
 #[cfg(feature = "live")]
@@ -22,12 +24,15 @@ mod run;
 mod settings;
 #[cfg(feature = "live")]
 mod teller;
+mod variables;
 
 pub use args::{
     CheckArgs, CheckFormat, CoordinatesArg, HeadersArg, OutputArg, RunArgs, SeccompArg, SidesArg, SourceArg, without_empty_variables,
 };
 #[cfg(feature = "live")]
 pub use check::check;
+pub use config::{config, with_file};
+pub use file::{FileError, SettingsFile};
 #[cfg(feature = "live")]
 pub use run::{DaemonError, Ended, run};
 pub use settings::{Settings, SettingsError};

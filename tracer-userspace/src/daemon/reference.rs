@@ -69,6 +69,20 @@ const VARIABLES: &[Variable] = &[
     Variable("OTEL_METRIC_EXPORT_TIMEOUT", "`30000`", "milliseconds for one request with metrics", "1000"),
 ];
 
+/// A file, as the page shows it.
+const EXAMPLE: &str = "\
+capture:
+  sides: both
+  exclude_ports: [22, 443]
+  ring_bytes: 64MiB
+spans:
+  topics: [orders, payments]
+limits:
+  memory_limit: 512MiB
+otel:
+  OTEL_EXPORTER_OTLP_ENDPOINT: http://otel-collector.observability:4318
+";
+
 #[derive(Parser)]
 struct Run {
     #[command(flatten)]
@@ -82,8 +96,8 @@ fn page() -> String {
 
 <!-- Written by a test from the program's own definitions: `KAFKA_TRACER_WRITE_DOCS=1 cargo test -p tracer-userspace configuration_page`. -->
 
-An argument wins over its environment variable, and both over the default. Sizes are bytes, or a whole number with `KiB`, `MiB` or `GiB`; times are a whole number
-with `ms`, `s`, `m` or `h`. Lists are separated by commas. What cannot be read is refused with what would be understood; of the `OTEL_*` variables that are not
+An argument wins over its environment variable, the variable over the file that `--config` names, and all of them over the default. Sizes are bytes, or a whole
+number with `KiB`, `MiB` or `GiB`; times are a whole number with `ms`, `s`, `m` or `h`. Lists are separated by commas. What cannot be read is refused with what would be understood; of the `OTEL_*` variables that are not
 arguments too, it is ignored with a warning, as the OpenTelemetry specification asks. `kafka-tracer run --help` says the same.
 
 ## `kafka-tracer run`
@@ -104,6 +118,23 @@ arguments too, it is ignored with a warning, as the OpenTelemetry specification 
         "
 The tracer's own resource follows `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` of its own environment, as those of the observed processes follow theirs. `NO_COLOR`
 and `TERM=dumb` keep the text plain, which it also is where it does not go to a terminal.
+
+## The file
+
+`--config FILE` or `KAFKA_TRACER_CONFIG` names a YAML file. It has a section for each group of arguments above, named like it in small letters, with the arguments' names
+in it, `_` for `-`; and a section `otel` with variables of the OpenTelemetry specification by their own names. Lists are lists or words with commas between. A name that
+is not known, a value that cannot be read, or a name that stands twice keeps the daemon from starting, with the place in the file.
+
+```yaml
+",
+    );
+    page.push_str(EXAMPLE);
+    page.push_str(
+        "\
+```
+
+`kafka-tracer config` takes the same arguments as `run`, checks them and the file, and prints the settings that `run` would use, each with where it comes from. What it
+prints is such a file. Secrets are left out. Exit status: 0 when `run` would take the settings, 1 when it would not.
 
 ## `kafka-tracer replay FILE...`
 ",
@@ -175,6 +206,22 @@ fn configuration_page_says_what_the_program_takes() {
         written == page,
         "docs/configuration.md is out of date: KAFKA_TRACER_WRITE_DOCS=1 cargo test -p tracer-userspace configuration_page writes it"
     );
+}
+
+#[test]
+fn the_file_on_the_page_is_read() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("settings.yaml");
+    std::fs::write(&path, EXAMPLE).unwrap();
+    let command = RunArgs::augment_args(Command::new("run"));
+    let file = super::SettingsFile::read(&path, &command).unwrap();
+    let args = Run::from_arg_matches(&file.as_defaults(command).try_get_matches_from(["run"]).unwrap()).unwrap().args;
+    assert_eq!((args.exclude_ports, args.ring_bytes, args.memory_limit), (vec![22, 443], 64 << 20, 512 << 20));
+}
+
+#[test]
+fn the_page_lists_the_variables_that_a_file_may_set() {
+    assert_eq!(VARIABLES.iter().map(|Variable(name, ..)| *name).collect::<Vec<_>>(), super::variables::NAMES);
 }
 
 #[test]

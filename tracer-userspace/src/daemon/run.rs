@@ -85,7 +85,7 @@ pub enum Ended {
 /// When it cannot start. What fails later is logged, and told by the result.
 pub fn run(args: &RunArgs) -> Result<Ended, DaemonError> {
     let complaint = log::start(&args.log_level);
-    let settings = Settings::new(args, &|name| std::env::var(name).ok())?;
+    let settings = Settings::new(args, &|name| args.variable(name))?;
     for warning in complaint.iter().chain(&settings.warnings) {
         warn!("{warning}");
     }
