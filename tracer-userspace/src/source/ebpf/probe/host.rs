@@ -30,7 +30,7 @@ fn mounted(mounts: &str) -> Option<PathBuf> {
 
 /// All of it.
 pub(super) fn findings(kernel: Option<KernelVersion>) -> Vec<Finding> {
-    vec![kernel_version(kernel), lockdown(), jit(), trace_file_system(kernel), locked_memory(kernel), pids(), own_filter()]
+    vec![kernel_version(kernel), lockdown(), jit(), trace_file_system(kernel), locked_memory(kernel), paranoia(), pids(), own_filter()]
 }
 
 fn kernel_version(kernel: Option<KernelVersion>) -> Finding {
@@ -101,6 +101,21 @@ fn locked_memory(kernel: Option<KernelVersion>) -> Finding {
     }
     let words = if counts { words } else { format!("{words}; maps do not count against it from Linux 5.11 on") };
     Finding::ok("memlock", "locked memory", words)
+}
+
+/// Who may measure, and make probes by measuring: with `CAP_PERFMON` (before Linux 5.8 `CAP_SYS_ADMIN`) it does not matter.
+fn paranoia() -> Finding {
+    let effective = super::effective();
+    let may = effective.intersects(rustix::thread::CapabilitySet::PERFMON | rustix::thread::CapabilitySet::SYS_ADMIN);
+    match number("/proc/sys/kernel/perf_event_paranoid") {
+        Ok(level) if may => Finding::ok("perf_event_paranoid", "perf_event_paranoid", format!("{level}, which CAP_PERFMON overrides")),
+        Ok(level) => Finding::ok("perf_event_paranoid", "perf_event_paranoid", level.to_string()).but(
+            State::Limited,
+            "probes need CAP_PERFMON: without it neither `socket` nor `tls` can run",
+            "",
+        ),
+        Err(error) => Finding::ok("perf_event_paranoid", "perf_event_paranoid", format!("not known: {error}")).but(State::Unknown, "", ""),
+    }
 }
 
 fn pids() -> Finding {
