@@ -8,4 +8,5 @@ pub mod framing;
 pub mod kafka;
 pub mod observe;
 pub mod replay;
+pub mod script;
 pub mod truth;

@@ -4,17 +4,28 @@
 #![forbid(unsafe_code)]
 
 mod boot;
+mod judge;
+mod sockets;
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use rustix::system::RebootCommand;
+use sockets::Role;
 use xtask::vm::plan::{Job, PLAN, Plan, REPORTS, Report};
 
 fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [word, capture, manner, crowd @ ..] = arguments.as_slice()
+        && word == "play"
+    {
+        return end(capture, manner, crowd.first());
+    }
     if rustix::process::getpid() != rustix::process::Pid::INIT {
         eprintln!("vm-guest is the init of a guest; `cargo xtask vm` boots one");
         std::process::exit(2);
@@ -30,6 +41,23 @@ fn main() {
     eprintln!("cannot power off: {refused:?}");
 }
 
+/// Plays one end of a capture: the client's if there is a crowd to join, else the broker's.
+fn end(capture: &str, manner: &str, crowd: Option<&String>) {
+    let played = || -> Result<()> {
+        let role = match crowd {
+            Some(crowd) => Role::Client { crowd: crowd.parse()? },
+            None => Role::Broker,
+        };
+        sockets::play(Path::new(capture), serde_json::from_str(manner)?, role)
+    };
+    let ended = played();
+    if let Err(error) = &ended {
+        eprintln!("{}: {error:#}", if crowd.is_some() { "client" } else { "broker" });
+    }
+    // At once: a crowd may still wait.
+    std::process::exit(i32::from(ended.is_err()));
+}
+
 fn run() -> Result<()> {
     let plan: Plan = serde_json::from_slice(&fs::read(PLAN).context("the guest's plan")?)?;
     boot::prepare(plan.cgroups)?;
@@ -40,6 +68,23 @@ fn run() -> Result<()> {
                 let ended = Command::new(program).args(arguments).env("PATH", "/bin").env("HOME", "/root").status();
                 let ended = ended.with_context(|| format!("cannot start {program}"))?;
                 tell(&Report::Command { status: ended.code().unwrap_or_else(|| 128 + ended.signal().unwrap_or(0)) })?;
+            }
+            Job::Programs { tracer, source } => {
+                // What cannot be had has no verdict, which the other side takes for a failure.
+                match judge::programs(tracer, source) {
+                    Ok(programs) => tell(&Report::Programs { source: source.clone(), programs })?,
+                    Err(error) => eprintln!("programs of {source}: {error:#}"),
+                }
+            }
+            Job::Restarts { tracer, source, times } => {
+                let left = judge::restarts(tracer, source, *times).unwrap_or_else(|error| vec![format!("{error:#}")]);
+                tell(&Report::Restarted { source: source.clone(), left })?;
+            }
+            Job::Play(capture) => {
+                let begun = Instant::now();
+                let differences = judge::play(capture).unwrap_or_else(|error| vec![format!("{error:#}")]);
+                let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+                tell(&Report::Played { play: capture.clone(), differences, ms })?;
             }
         }
     }

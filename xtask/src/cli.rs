@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 use crate::build::{self, Profile};
 use crate::checks::{self, Tests};
 use crate::vm::kernel::Series;
+use crate::vm::matrix::{self, Extent, Matrix};
 use crate::vm::plan::Cgroups;
 use crate::{bench, demo, fuzz, setup, step, vm};
 
@@ -55,30 +56,40 @@ enum Job {
         /// Run the tests whose names contain one of these.
         filter: Vec<OsString>,
     },
-    /// Run a program of this machine in guests with other kernels, under qemu (no root needed).
+    /// Test the programs on other kernels, in guests under qemu (no root needed): client and broker play recorded captures over real sockets, the
+    /// daemon's listing is held against the truth. With a command: run that program of this machine there instead.
     ///
-    /// The guest has the daemon at /bin/kafka-tracer. The program lies in /run, its libraries where they lie here.
+    /// The guest has the daemon at /bin/kafka-tracer. A command lies in /run, its libraries where they lie here.
     Vm {
         /// Kernels: 5.10, 6.1, 6.12, 7.x; all when not given.
         #[arg(long, value_name = "SERIES,...", value_delimiter = ',')]
         kernel: Vec<Series>,
+        /// Sources: packet, socket, socket-perf; all that a kernel should have when not given.
+        #[arg(long, value_name = "SOURCE,...", value_delimiter = ',', conflicts_with = "command")]
+        source: Vec<String>,
+        /// Each kernel once, as `test` does.
+        #[arg(long, conflicts_with = "command")]
+        short: bool,
+        /// Every capture of the corpus too.
+        #[arg(long, conflicts_with_all = ["short", "command"])]
+        all: bool,
         /// How the guest's cgroups are mounted.
-        #[arg(long, value_enum, default_value_t)]
+        #[arg(long, value_enum, default_value_t, requires = "command")]
         cgroups: Cgroups,
         /// Boot the guest without IPv6.
-        #[arg(long)]
+        #[arg(long, requires = "command")]
         no_ipv6: bool,
         /// Programs and daemon of the debug build.
-        #[arg(long)]
+        #[arg(long, requires = "command")]
         debug: bool,
         /// Files or directories that the guest shall have too.
-        #[arg(long, value_name = "FROM[:TO]")]
+        #[arg(long, value_name = "FROM[:TO]", requires = "command")]
         with: Vec<String>,
         /// Most seconds that a guest may take.
-        #[arg(long, default_value_t = 300)]
+        #[arg(long, default_value_t = 300, requires = "command")]
         seconds: u64,
-        /// The program, and its arguments.
-        #[arg(last = true, required = true)]
+        /// A program, and its arguments.
+        #[arg(last = true)]
         command: Vec<OsString>,
     },
     /// Check formatting, lints, documentation, and the licences of the dependencies.
@@ -146,7 +157,20 @@ pub fn run(arguments: Arguments) -> Result<()> {
         Job::Test { no_live: true, filter, .. } => checks::test(Tests::Plain, &filter),
         Job::Test { only_live: true, filter, .. } => checks::test(Tests::Live, &filter),
         Job::Test { filter, .. } => checks::test(Tests::All, &filter),
-        Job::Vm { kernel, cgroups, no_ipv6, debug, with, seconds, command } => {
+        Job::Vm { kernel, source, short, all, command, .. } if command.is_empty() => {
+            let extent = match (short, all) {
+                (true, _) => Extent::Short,
+                (false, true) => Extent::All,
+                (false, false) => Extent::Whole,
+            };
+            let score = matrix::run(&Matrix { kernels: kernel, sources: source, extent })?;
+            println!("{} passed, {} failed", score.passed, score.failed);
+            if score.failed > 0 || score.passed == 0 {
+                bail!("not all went well on the other kernels");
+            }
+            Ok(())
+        }
+        Job::Vm { kernel, cgroups, no_ipv6, debug, with, seconds, command, .. } => {
             let time_limit = Duration::from_secs(seconds);
             let options = vm::Options { kernels: kernel, cgroups, no_ipv6, with, time_limit, profile: profile(!debug) };
             vm::command(&options, &command)

@@ -121,7 +121,7 @@ pub struct RunArgs {
     #[arg(long, env = "KAFKA_TRACER_PARTITION_METRICS", value_parser = clap::builder::FalseyValueParser::new(), help_heading = "Metrics")]
     pub partition_metrics: bool,
 
-    /// Also print spans on standard output; without it they are printed when no OTLP endpoint is set
+    /// Also print on standard output: spans or records; without it spans are printed when no OTLP endpoint is set
     #[arg(long, value_enum, env = "KAFKA_TRACER_FORMAT", help_heading = "Output")]
     pub format: Option<OutputArg>,
 
@@ -260,6 +260,8 @@ pub enum SeccompArg {
 pub enum OutputArg {
     /// Spans as lines for people, and a summary by topic at the end
     Text,
+    /// One JSON object per record on the wire, whatever spans are made
+    Records,
     /// Nothing
     None,
 }

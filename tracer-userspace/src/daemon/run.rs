@@ -20,7 +20,7 @@ use super::lines::Lines;
 use super::log;
 use super::rights;
 use super::settings::{Settings, SettingsError};
-use super::teller::{SharedHealth, Teller};
+use super::teller::{Console, SharedHealth, Teller};
 use crate::counters::Counters;
 use crate::enrich::Enricher;
 use crate::export::Otlp;
@@ -103,8 +103,8 @@ pub fn run(args: &RunArgs) -> Result<Ended, DaemonError> {
     listen(Arc::clone(&stop))?;
     let sources: Vec<Box<dyn MetricSource>> = vec![Box::new(metrics.sources()), Box::new(SharedHealth(Arc::clone(&health)))];
     let otlp = Otlp::start(&settings.export, sources)?;
-    let text = if settings.export.traces.console { Some(text(&settings)?) } else { None };
-    let teller = Teller::new(Telemetry::new(settings.spans.clone()), metrics, health, enricher, otlp, text);
+    let console = console(&settings)?;
+    let teller = Teller::new(Telemetry::new(settings.spans.clone()), metrics, health, enricher, otlp, console);
     // Capture last: once it runs, all is there to take what it sees.
     let _ = hand_over.send(Parts { teller, stop });
     let started = capture.started.recv().unwrap_or(Err(None));
@@ -193,11 +193,17 @@ fn prefer(nice: i32) {
     }
 }
 
-fn text(settings: &Settings) -> Result<(Text<Lines>, super::lines::Writer), DaemonError> {
+fn console(settings: &Settings) -> Result<Option<Console>, DaemonError> {
     use std::io::IsTerminal;
+    if !settings.records && !settings.export.traces.console {
+        return Ok(None);
+    }
     let (lines, writer) = Lines::start(io::stdout()).map_err(|source| DaemonError::System { what: "start the printing thread", source })?;
+    if settings.records {
+        return Ok(Some(Console::Records(lines, writer)));
+    }
     let colour = may_colour(io::stdout().is_terminal(), &|name| std::env::var(name).ok());
-    Ok((Text::new(lines, colour, settings.counted), writer))
+    Ok(Some(Console::Text(Text::new(lines, colour, settings.counted), writer)))
 }
 
 /// Ends the daemon in order at the first SIGTERM or SIGINT, and at once at the second.

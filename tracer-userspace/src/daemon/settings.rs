@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::args::{OutputArg, RunArgs, SidesArg};
-use crate::observe::{ObserveSettings, Side};
+use crate::observe::{ObserveSettings, RecordDetail, Side};
 use crate::pipeline::PipelineSettings;
 use crate::telemetry::metrics::MetricSettings;
 use crate::telemetry::{Sampler, SpanSettings, TopicFilter};
@@ -43,6 +43,8 @@ pub struct Settings {
     pub spans: SpanSettings,
     /// Metrics.
     pub metrics: MetricSettings,
+    /// Records are listed on standard output.
+    pub records: bool,
     /// Where they go.
     pub export: export::Settings,
     /// Processes.
@@ -68,7 +70,7 @@ impl Settings {
         let mut warnings = std::mem::take(&mut export.warnings);
         match args.format {
             Some(OutputArg::Text) => export.traces.console = true,
-            Some(OutputArg::None) => export.traces.console = false,
+            Some(OutputArg::Records | OutputArg::None) => export.traces.console = false,
             None => {}
         }
         if export.metrics.console {
@@ -90,8 +92,10 @@ impl Settings {
         // Of what the ring leaves: half for streams, a quarter for spans that wait, the rest for tables and the program.
         let left = usize::try_from(args.memory_limit - ring_bytes).unwrap_or(usize::MAX);
         export.batching.max_queue_bytes = left / 4;
+        let records = args.format == Some(OutputArg::Records);
         let pipeline = PipelineSettings {
             observe: ObserveSettings {
+                detail: if records { RecordDetail::All } else { RecordDetail::default() },
                 propagators: args.propagators.clone(),
                 keys: args.keys,
                 headers: args.headers.into(),
@@ -128,6 +132,7 @@ impl Settings {
             pipeline,
             spans,
             metrics,
+            records,
             export,
             enrich: enrich::Settings {
                 proc_root: args.proc_root.clone(),

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use super::lines::{Lines, Writer};
 use crate::counters::Counters;
 use crate::enrich::Enricher;
 use crate::export::otlp::{Flushed, MetricSource};
+use crate::export::records::write_records;
 use crate::export::{Otlp, Text};
 use crate::observe::{Observation, Process};
 use crate::pipeline::Sink;
@@ -33,10 +35,27 @@ pub(super) struct Teller {
     health: Arc<Mutex<HealthMeter>>,
     enricher: Enricher,
     otlp: Option<Otlp>,
-    text: Option<(Text<Lines>, Writer)>,
+    console: Option<Console>,
     verdicts: Vec<(SocketKey, Verdict)>,
     now: Timestamp,
     last_tick: Timestamp,
+}
+
+/// What is printed on standard output.
+#[derive(Debug)]
+pub(super) enum Console {
+    /// Spans, for people.
+    Text(Text<Lines>, Writer),
+    /// Records, one JSON object a line.
+    Records(Lines, Writer),
+}
+
+impl Console {
+    fn writer(&self) -> &Writer {
+        match self {
+            Self::Text(_, writer) | Self::Records(_, writer) => writer,
+        }
+    }
 }
 
 /// The meter of the tracer's own health, read by the exporter.
@@ -60,14 +79,14 @@ impl Teller {
         health: Arc<Mutex<HealthMeter>>,
         enricher: Enricher,
         otlp: Option<Otlp>,
-        text: Option<(Text<Lines>, Writer)>,
+        console: Option<Console>,
     ) -> Self {
-        Self { telemetry, metrics, health, enricher, otlp, text, verdicts: Vec::new(), now: Timestamp::ZERO, last_tick: Timestamp::ZERO }
+        Self { telemetry, metrics, health, enricher, otlp, console, verdicts: Vec::new(), now: Timestamp::ZERO, last_tick: Timestamp::ZERO }
     }
 
     /// True when all that was to be told goes to a reader that went away.
     pub(super) fn is_unheard(&self) -> bool {
-        self.otlp.is_none() && self.text.as_ref().is_some_and(|(_, writer)| writer.is_unread())
+        self.otlp.is_none() && self.console.as_ref().is_some_and(|console| console.writer().is_unread())
     }
 
     /// What the source is to be told since the last call.
@@ -78,10 +97,12 @@ impl Teller {
     /// The time is `now`; printed lines go out.
     pub(super) fn tick(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
-        if let Some((text, _)) = &mut self.text {
-            // Hands over to another thread, which cannot fail.
-            let _ = text.flush();
-        }
+        // Hands over to another thread, which cannot fail.
+        let _ = match &mut self.console {
+            Some(Console::Text(text, _)) => text.flush(),
+            Some(Console::Records(lines, _)) => lines.flush(),
+            None => Ok(()),
+        };
         if self.now.since(self.last_tick) >= TICK {
             self.last_tick = self.now;
             self.telemetry.tick(self.now);
@@ -103,8 +124,9 @@ impl Teller {
         if let Some(otlp) = &self.otlp {
             otlp.report(&mut health);
         }
-        if let Some((_, writer)) = &self.text {
-            health.add_by(crate::telemetry::semconv::metric::EXPORT_LINES, crate::telemetry::semconv::RESULT, "dropped", writer.dropped());
+        if let Some(console) = &self.console {
+            let dropped = console.writer().dropped();
+            health.add_by(crate::telemetry::semconv::metric::EXPORT_LINES, crate::telemetry::semconv::RESULT, "dropped", dropped);
         }
         health
     }
@@ -112,9 +134,12 @@ impl Teller {
     /// Sends what waits, prints the summary, and ends.
     pub(super) fn finish(self, health: &HealthSnapshot, deadline: Duration) -> Flushed {
         let flushed = self.otlp.map_or(Flushed { clean: true, unsent_spans: 0 }, |otlp| otlp.shutdown(deadline));
-        if let Some((text, writer)) = self.text
-            && let Ok(lines) = text.finish(health)
-        {
+        let printed = match self.console {
+            Some(Console::Text(text, writer)) => text.finish(health).ok().map(|lines| (lines, writer)),
+            Some(Console::Records(lines, writer)) => Some((lines, writer)),
+            None => None,
+        };
+        if let Some((lines, writer)) = printed {
             lines.finish(writer, deadline.min(Duration::from_secs(5)));
         }
         flushed
@@ -123,13 +148,17 @@ impl Teller {
 
 impl Sink for Teller {
     fn observation(&mut self, observation: Observation) {
-        let Self { telemetry, metrics, otlp, text, .. } = self;
+        let Self { telemetry, metrics, otlp, console, .. } = self;
         metrics.observe(&observation);
-        if let Some((text, _)) = text {
-            text.observe(&observation);
+        match console {
+            Some(Console::Text(text, _)) => text.observe(&observation),
+            Some(Console::Records(lines, _)) => {
+                let _ = write_records(&observation, lines);
+            }
+            None => {}
         }
         telemetry.observe(&observation, &mut |span: FinishedSpan| {
-            if let Some((text, _)) = text {
+            if let Some(Console::Text(text, _)) = console {
                 let _ = text.span(&span);
             }
             if let Some(otlp) = otlp {

@@ -71,6 +71,11 @@ impl Kernel {
         Self::cached(series)?.with_context(|| format!("the package of Linux {} held no kernel", series.name))
     }
 
+    /// Its version is this or a later one.
+    pub fn is_at_least(&self, version: [u64; 2]) -> bool {
+        numbers(&self.version).get(..2).is_some_and(|own| own >= &version[..])
+    }
+
     fn cached(series: Series) -> Result<Option<Self>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(workspace::cache_dir()?).context("cannot read the cache")? {

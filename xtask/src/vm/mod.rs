@@ -7,6 +7,7 @@
 mod archive;
 pub mod guest;
 pub mod kernel;
+pub mod matrix;
 pub mod plan;
 
 use std::ffi::OsString;
@@ -81,7 +82,12 @@ pub fn command(options: &Options, words: &[OsString]) -> Result<()> {
             step::note(&format!("took {}", step::seconds(ran.time)));
             for report in ran.reports {
                 match report {
-                    Report::Command { status: 0 } | Report::Booted { .. } | Report::Done => {}
+                    Report::Command { status: 0 }
+                    | Report::Booted { .. }
+                    | Report::Played { .. }
+                    | Report::Restarted { .. }
+                    | Report::Programs { .. }
+                    | Report::Done => {}
                     Report::Command { status } => bail!("the command ended with status {status}"),
                     Report::Failed { reason } => bail!(reason),
                 }

@@ -44,6 +44,84 @@ pub enum Job {
         /// Its arguments.
         arguments: Vec<String>,
     },
+    /// Start a daemon and tell what it loaded.
+    Programs {
+        /// The daemon.
+        tracer: String,
+        /// Where it shall see bytes.
+        source: String,
+    },
+    /// Start and end a daemon many times, every other time by SIGKILL: the kernel must be as before.
+    Restarts {
+        /// The daemon.
+        tracer: String,
+        /// Where it shall see bytes.
+        source: String,
+        /// How often.
+        times: u32,
+    },
+    /// Play a recorded capture over real sockets while a daemon looks, and hold its listing against the truth.
+    Play(Play),
+}
+
+/// One capture, played once.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Play {
+    /// The daemon.
+    pub tracer: String,
+    /// Where it shall see bytes.
+    pub source: String,
+    /// How many of it look at once; each must list everything.
+    pub daemons: u8,
+    /// What it is told to take for Kafka's ports, if it must be told.
+    pub ports: Option<String>,
+    /// The capture's name in the corpus.
+    pub capture: String,
+    /// How the bytes go through the sockets.
+    pub manner: Manner,
+}
+
+/// How client and broker call the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Manner {
+    /// A write for each frame, reads as large as what is missing.
+    Plain,
+    /// `writev` of frames that follow one another, cut in odd places and with an empty piece; reads of 4 bytes and the rest.
+    Gathered,
+    /// A write for each byte; reads of 8 bytes and the rest.
+    Bytes,
+    /// Answers by `sendfile` from tmpfs behind a written head, as brokers answer Fetch; reads of 4 bytes, 4 and the rest.
+    SendfileTmpfs,
+    /// The same from ramfs, whose pages are in the page cache; receives with `MSG_WAITALL`.
+    SendfileRamfs,
+    /// Looks with `MSG_PEEK` before each read.
+    Peek,
+    /// `readv` into three pieces.
+    Scattered,
+    /// Reads of 4 bytes and the rest while a hundred other threads wait in reads of their own.
+    Crowd,
+}
+
+impl Manner {
+    /// All.
+    pub const ALL: [Self; 8] =
+        [Self::Plain, Self::Gathered, Self::Bytes, Self::SendfileTmpfs, Self::SendfileRamfs, Self::Peek, Self::Scattered, Self::Crowd];
+}
+
+/// A program that the daemon loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loaded {
+    /// Its name, as the kernel keeps it.
+    pub name: String,
+    /// Instructions, as the kernel translated them.
+    pub instructions: u32,
+    /// Instructions that the verifier went through, where the kernel says so (5.16).
+    pub verified: Option<u32>,
+    /// Bytes of machine code.
+    pub machine_bytes: u32,
+    /// From the start of its load to that of the next one's, or to the daemon's being ready.
+    pub load_ms: u64,
 }
 
 /// What a guest tells.
@@ -59,6 +137,29 @@ pub enum Report {
     Command {
         /// As a shell says it: 128 and the signal's number for one that a signal ended.
         status: i32,
+    },
+    /// A daemon started, with these programs in the kernel.
+    Programs {
+        /// Where it sees bytes.
+        source: String,
+        /// What it loaded, in this order.
+        programs: Vec<Loaded>,
+    },
+    /// A capture was played.
+    Played {
+        /// Which, and how.
+        play: Play,
+        /// What is wrong with the daemon's listing; empty when it agrees with the truth.
+        differences: Vec<String>,
+        /// How long it took.
+        ms: u64,
+    },
+    /// A daemon was started and ended many times.
+    Restarted {
+        /// Where it saw bytes.
+        source: String,
+        /// What it left behind; empty when that is nothing.
+        left: Vec<String>,
     },
     /// Something went wrong that is no verdict.
     Failed {
