@@ -1,6 +1,6 @@
-//! The programs on calls of the kernel's own functions for TCP: every byte, at both ends, however programs give and take them. Needs kprobes and
-//! root; run by `cargo xtask vm` in guests, and by `cargo xtask test` where this host's kernel has kprobes.
-#![cfg(feature = "live")]
+//! The programs on calls of the kernel's own functions for TCP: every byte, at both ends, however programs give and take them. Needs a kernel
+//! with kprobes and root: built with feature `kprobes`, and handed to `cargo xtask vm -- PROGRAM` (`docs/development.md`).
+#![cfg(feature = "kprobes")]
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on stops")]
 
 #[path = "live/harness.rs"]
@@ -18,17 +18,8 @@ use tracer_userspace::source::{Direction, Verdict};
 const LOOPBACKS: [&str; 2] = ["127.0.0.1:0", "[::1]:0"];
 
 /// Runs a test with each way in which events come: the ring where this kernel has one, and perf buffers.
-///
-/// A kernel that was built without kprobes has nothing to test; that is looked at here, not taken from an error.
 fn with_each(test: impl Fn(&mut dyn FnMut(SourceConfig) -> Recorder<SocketSource>)) {
     let _turn = harness::turn();
-    let has_probes =
-        ["/sys/bus/event_source/devices/kprobe", "/sys/kernel/tracing/kprobe_events", "/sys/kernel/debug/tracing/kprobe_events"];
-    if !has_probes.iter().any(|path| std::path::Path::new(path).exists()) {
-        assert!(!config_says("CONFIG_KPROBES=y"), "this kernel has kprobes, and does not show them");
-        eprintln!("not run: this kernel was built without kprobes; `cargo xtask vm` runs it on others");
-        return;
-    }
     for perf_buffers in [false, true] {
         test(&mut |config| {
             let config = SourceConfig { ring_bytes: 64 << 20, perf_buffers, ..config };
@@ -40,14 +31,8 @@ fn with_each(test: impl Fn(&mut dyn FnMut(SourceConfig) -> Recorder<SocketSource
     }
 }
 
-/// Whether the running kernel's configuration has this line; false where it is not to be read.
-fn config_says(line: &str) -> bool {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    std::fs::read_to_string(format!("/boot/config-{release}")).is_ok_and(|config| config.lines().any(|one| one == line))
-}
-
 #[test]
-#[ignore = "needs root: `cargo xtask test`"]
+#[ignore = "needs root and kprobes: `cargo xtask vm`"]
 fn a_stream_over_loopback_is_seen_whole_at_both_ends() {
     with_each(|start| {
         for address in LOOPBACKS {
@@ -72,7 +57,7 @@ fn a_stream_over_loopback_is_seen_whole_at_both_ends() {
 }
 
 #[test]
-#[ignore = "needs root: `cargo xtask test`"]
+#[ignore = "needs root and kprobes: `cargo xtask vm`"]
 fn the_first_request_is_whole_however_it_is_given_and_taken() {
     let cuts: [&[usize]; 8] = [&[], &[4], &[8], &[13], &[14], &[4, 4], &[4, 9], &[1; 60]];
     with_each(|start| {
@@ -125,7 +110,7 @@ fn pieces_mut<'a>(mut bytes: &'a mut [u8], cuts: &[usize]) -> Vec<&'a mut [u8]> 
 }
 
 #[test]
-#[ignore = "needs root: `cargo xtask test`"]
+#[ignore = "needs root and kprobes: `cargo xtask vm`"]
 fn vectors_are_whole_across_their_segments() {
     with_each(|start| {
         let mut recorder = start(SourceConfig::default());
@@ -160,7 +145,7 @@ fn vectors_are_whole_across_their_segments() {
 }
 
 #[test]
-#[ignore = "needs root: `cargo xtask test`"]
+#[ignore = "needs root and kprobes: `cargo xtask vm`"]
 fn a_receive_that_waits_for_all_is_whole_across_its_segments() {
     with_each(|start| {
         let mut recorder = start(SourceConfig::default());
@@ -194,7 +179,7 @@ fn a_receive_that_waits_for_all_is_whole_across_its_segments() {
 }
 
 #[test]
-#[ignore = "needs root: `cargo xtask test`"]
+#[ignore = "needs root and kprobes: `cargo xtask vm`"]
 fn what_is_only_looked_at_is_seen_once() {
     with_each(|start| {
         let mut recorder = start(SourceConfig::default());
@@ -218,7 +203,7 @@ fn what_is_only_looked_at_is_seen_once() {
 }
 
 #[test]
-#[ignore = "needs root: `cargo xtask test`"]
+#[ignore = "needs root and kprobes: `cargo xtask vm`"]
 fn a_hundred_readers_that_wait_are_all_seen() {
     with_each(|start| {
         let mut recorder = start(SourceConfig::default());
@@ -251,7 +236,7 @@ fn a_hundred_readers_that_wait_are_all_seen() {
 }
 
 #[test]
-#[ignore = "needs root: `cargo xtask test`"]
+#[ignore = "needs root and kprobes: `cargo xtask vm`"]
 fn a_socket_that_takes_a_part_is_given_the_rest_and_no_byte_is_seen_twice() {
     with_each(|start| {
         let mut recorder = start(SourceConfig::default());
@@ -312,7 +297,7 @@ fn file_of(content: &[u8]) -> std::fs::File {
 }
 
 #[test]
-#[ignore = "needs root: `cargo xtask test`"]
+#[ignore = "needs root and kprobes: `cargo xtask vm`"]
 fn bytes_of_sendfile_are_seen() {
     with_each(|start| {
         let mut recorder = start(SourceConfig::default());
@@ -347,7 +332,7 @@ fn bytes_of_sendfile_are_seen() {
 }
 
 #[test]
-#[ignore = "needs root: `cargo xtask test`"]
+#[ignore = "needs root and kprobes: `cargo xtask vm`"]
 fn memory_that_nobody_touched_is_read_once_the_kernel_has_it() {
     with_each(|start| {
         let mut recorder = start(SourceConfig::default());
@@ -376,7 +361,7 @@ fn untouched(len: usize) -> Vec<u8> {
 }
 
 #[test]
-#[ignore = "needs root: `cargo xtask test`"]
+#[ignore = "needs root and kprobes: `cargo xtask vm`"]
 fn a_call_that_is_too_long_is_cut_and_what_follows_is_in_its_place() {
     with_each(|start| {
         let mut recorder = start(SourceConfig::default());
@@ -412,7 +397,7 @@ fn a_call_that_is_too_long_is_cut_and_what_follows_is_in_its_place() {
 }
 
 #[test]
-#[ignore = "needs root: `cargo xtask test`"]
+#[ignore = "needs root and kprobes: `cargo xtask vm`"]
 fn sockets_at_one_address_in_the_kernel_are_told_apart() {
     with_each(|start| {
         let mut recorder = start(SourceConfig::default());
@@ -436,7 +421,7 @@ fn sockets_at_one_address_in_the_kernel_are_told_apart() {
 }
 
 #[test]
-#[ignore = "needs root: `cargo xtask test`"]
+#[ignore = "needs root and kprobes: `cargo xtask vm`"]
 fn a_connection_that_is_older_than_the_tracer_is_picked_up() {
     with_each(|start| {
         let mut connection = Connection::over("127.0.0.1:0");
@@ -462,7 +447,7 @@ fn a_connection_that_is_older_than_the_tracer_is_picked_up() {
 }
 
 #[test]
-#[ignore = "needs root: `cargo xtask test`"]
+#[ignore = "needs root and kprobes: `cargo xtask vm`"]
 fn a_dismissed_socket_is_copied_no_more_and_begins_anew_if_wanted_again() {
     with_each(|start| {
         let mut recorder = start(SourceConfig::default());
@@ -494,7 +479,7 @@ fn a_dismissed_socket_is_copied_no_more_and_begins_anew_if_wanted_again() {
 }
 
 #[test]
-#[ignore = "needs root: `cargo xtask test`"]
+#[ignore = "needs root and kprobes: `cargo xtask vm`"]
 fn other_protocols_are_not_copied_and_ports_have_their_rules() {
     with_each(|start| {
         let [forced, excluded, judged] = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
@@ -521,7 +506,7 @@ fn other_protocols_are_not_copied_and_ports_have_their_rules() {
 }
 
 #[test]
-#[ignore = "needs root: `cargo xtask test`"]
+#[ignore = "needs root and kprobes: `cargo xtask vm`"]
 fn two_tracers_see_the_same() {
     with_each(|start| {
         let (mut one, mut other) = (start(SourceConfig::default()), start(SourceConfig::default()));
@@ -534,7 +519,7 @@ fn two_tracers_see_the_same() {
 }
 
 #[test]
-#[ignore = "needs root: `cargo xtask test`"]
+#[ignore = "needs root and kprobes: `cargo xtask vm`"]
 fn times_are_wall_times_and_a_sleeping_reader_is_woken() {
     with_each(|start| {
         let mut recorder = start(SourceConfig::default());
@@ -553,7 +538,7 @@ fn times_are_wall_times_and_a_sleeping_reader_is_woken() {
 }
 
 #[test]
-#[ignore = "needs root: `cargo xtask test`"]
+#[ignore = "needs root and kprobes: `cargo xtask vm`"]
 fn nothing_is_left_when_it_ends() {
     with_each(|start| {
         let ids = || {
