@@ -46,7 +46,7 @@ pub struct Capability {
 }
 
 /// All of them. Those that are not [`Need::Special`] are the list of `deploy/kubernetes/daemonset.yaml`.
-pub static CAPABILITIES: [Capability; 8] = [
+pub static CAPABILITIES: [Capability; 9] = [
     Capability {
         name: "CAP_BPF",
         bit: CapabilitySet::BPF,
@@ -102,6 +102,14 @@ pub static CAPABILITIES: [Capability; 8] = [
         kept: Kept::Start,
         reason: "raise the limit of locked memory, which maps count against before Linux 5.11",
         without: "before Linux 5.11 maps may be refused, unless the limit is high already",
+    },
+    Capability {
+        name: "CAP_SYSLOG",
+        bit: CapabilitySet::SYSLOG,
+        need: Need::Special,
+        kept: Kept::Start,
+        reason: "learn from /proc/kallsyms where the kernel maps memory, so that `socket` sees bytes that programs send straight from files",
+        without: "`socket` counts these bytes and shows nothing of them; `packet` sees them all the same",
     },
     Capability {
         name: "CAP_SYS_ADMIN",

@@ -115,7 +115,7 @@ impl SocketSource {
     /// Sends known bytes over a connection of its own and looks what is seen of them: what programs have in their memory, without which
     /// nothing works, and pages of a file.
     fn try_out(&mut self, known: &layout::Known) -> Result<(), StartError> {
-        let mut why_no_pages = "the kernel does not say where they lie".to_owned();
+        let mut why_no_pages = "the kernel does not say where they lie, or not without CAP_SYSLOG".to_owned();
         for pages in known.pages.iter().copied().map(Some).chain([None]) {
             let mut layout = known.layout;
             if let Some(pages) = pages {
