@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -73,27 +74,27 @@ pub fn test(which: Tests, filter: &[OsString]) -> Result<()> {
     Ok(())
 }
 
-fn live(filter: &[OsString], tally: &mut Tally) -> Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        bail!(
-            "the live tests attach programs to the kernel and need root: `sudo -E cargo xtask test`; `cargo xtask test --no-live` runs the others"
-        );
+/// Runs the chaos test alone, for longer than it takes by itself, and shows what it found.
+///
+/// # Errors
+/// If it fails.
+pub fn chaos(minutes: u32) -> Result<()> {
+    let Prepared { daemon, .. } = prepare()?;
+    step::heading("chaos", "brokers, clients and the tracer are stopped, killed and started again; its accounts must balance");
+    let mut test = workspace::cargo();
+    test.args(["test", "--package", "tests", "--test", "live", "--", "--ignored", "--nocapture", "chaos"]);
+    test.env("KAFKA_TRACER_BIN", &daemon).env("KAFKA_TRACER_CHAOS_MINUTES", minutes.to_string());
+    let mut tally = Tally::default();
+    run_tests(&mut test, &mut tally)?;
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    if tally.failed > 0 || tally.broken || tally.passed == 0 {
+        bail!("the accounts do not balance");
     }
-    // Kept apart: any build without the feature `live` puts its own in that place.
-    let daemon = workspace::target_dir().join("xtask/kafka-tracer");
-    // As it is used: a debug build is ten times slower, and loses bytes under a load that the real one carries.
-    let built = build::daemon(Profile::Release)?;
-    fs::copy(&built, &daemon).with_context(|| format!("cannot copy {} to {}", built.display(), daemon.display()))?;
-    let bpf_dir = build::programs(Profile::Debug)?;
-    // What takes long is fetched and built here, where its progress is seen.
-    for version in [Distribution::NEWEST, Distribution::OLD] {
-        let distribution = Distribution::ensure(version)?;
-        for language in Language::ALL {
-            Client::ensure(language, &distribution)?;
-        }
-    }
-    Collector::ensure()?;
+    Ok(())
+}
 
+fn live(filter: &[OsString], tally: &mut Tally) -> Result<()> {
+    let Prepared { daemon, bpf_dir } = prepare()?;
     step::heading("kernel tests", "the daemon with live capture, its programs and their traps, on this kernel");
     let mut kernel = workspace::cargo();
     kernel.args(["test", "--package", "tracer-userspace", "--features", "live", "--no-fail-fast", "--", "--include-ignored"]);
@@ -106,10 +107,38 @@ fn live(filter: &[OsString], tally: &mut Tally) -> Result<()> {
         tally.failed += score.failed;
     }
 
-    step::heading("live tests", "real brokers, clients in three languages, a real Collector");
+    step::heading("live tests", "real brokers, clients over six libraries, a real Collector");
     let mut live = workspace::cargo();
     live.args(["test", "--package", "tests", "--no-fail-fast", "--", "--ignored", "--test-threads", "1"]);
     run_tests(live.args(filter).env("KAFKA_TRACER_BIN", &daemon), tally)
+}
+
+/// What live tests need.
+struct Prepared {
+    daemon: PathBuf,
+    bpf_dir: PathBuf,
+}
+
+fn prepare() -> Result<Prepared> {
+    if !rustix::process::geteuid().is_root() {
+        bail!(
+            "the live tests attach programs to the kernel and need root: `sudo -E cargo xtask test`; `cargo xtask test --no-live` runs the others"
+        );
+    }
+    // Kept apart: any build without the feature `live` puts its own in that place.
+    let daemon = workspace::target_dir().join("xtask/kafka-tracer");
+    // As it is used: a debug build is ten times slower, and loses bytes under a load that the real one carries.
+    let built = build::daemon(Profile::Release)?;
+    fs::copy(&built, &daemon).with_context(|| format!("cannot copy {} to {}", built.display(), daemon.display()))?;
+    let bpf_dir = build::programs(Profile::Debug)?;
+    // What takes long is fetched and built here, where its progress is seen.
+    let newest = Distribution::ensure(Distribution::NEWEST)?;
+    for language in Language::ENDLESS {
+        Client::ensure(language, &newest)?;
+    }
+    Client::ensure(Language::Java, &Distribution::ensure(Distribution::OLD)?)?;
+    Collector::ensure()?;
+    Ok(Prepared { daemon, bpf_dir })
 }
 
 #[derive(Default)]

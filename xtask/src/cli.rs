@@ -92,6 +92,13 @@ enum Job {
         #[arg(last = true)]
         command: Vec<OsString>,
     },
+    /// Let a cluster, clients of six libraries and the tracer be stopped, killed and started again, and hold what the tracer says against
+    /// what they tell (root). `test` does the same once.
+    Chaos {
+        /// How long it goes on, at least; one round takes about a minute.
+        #[arg(long, default_value_t = 10)]
+        minutes: u32,
+    },
     /// Check formatting, lints, documentation, and the licences of the dependencies.
     Lint,
     /// Feed any bytes to what takes outside bytes, under libFuzzer; finds are kept in target/fuzz.
@@ -175,6 +182,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             let options = vm::Options { kernels: kernel, cgroups, no_ipv6, with, time_limit, profile: profile(!debug) };
             vm::command(&options, &command)
         }
+        Job::Chaos { minutes } => checks::chaos(minutes),
         Job::Lint => checks::lint(),
         Job::Fuzz { target, minutes } => fuzz::run(target.as_deref(), Duration::from_secs(minutes * 60)),
         Job::Bench { kind: None } => bench::offline(&[]),

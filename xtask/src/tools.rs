@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::{step, workspace};
 
 /// Debian's package for each program that we call.
-const PACKAGES: [(&str, &str); 8] = [
+const PACKAGES: [(&str, &str); 9] = [
     ("g++", "g++"),
     ("java", "default-jdk-headless"),
     ("javac", "default-jdk-headless"),
@@ -20,6 +20,7 @@ const PACKAGES: [(&str, &str); 8] = [
     ("python3", "python3"),
     ("pip", "python3-pip"),
     ("qemu-system-x86_64", "qemu-system-x86"),
+    ("node", "nodejs"),
 ];
 
 /// Makes sure that a program is there.
@@ -88,8 +89,13 @@ pub fn cargo_program(name: &str, version: &str, why: &str) -> Result<PathBuf> {
 pub fn go_program(name: &str, why: &str) -> Result<PathBuf> {
     let source = workspace::root().join("tests/clients").join(name);
     let mut hasher = DefaultHasher::new();
-    for file in ["main.go", "go.mod", "go.sum"] {
-        let path = source.join(file);
+    let listed = fs::read_dir(&source).with_context(|| format!("cannot read {}", source.display()))?;
+    let listed = listed.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>>>()?;
+    let [main, modules, sums] = ["main.go", "go.mod", "go.sum"].map(|file| source.join(file));
+    let mut others: Vec<PathBuf> = listed.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "go")).collect();
+    others.retain(|path| *path != main);
+    others.sort();
+    for path in [main, modules, sums].into_iter().chain(others) {
         fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?.hash(&mut hasher);
     }
     let place = workspace::cache_dir()?.join(format!("go-{name}-{:016x}", hasher.finish()));
@@ -114,10 +120,20 @@ pub fn go_program(name: &str, why: &str) -> Result<PathBuf> {
 /// # Errors
 /// If Python or pip is missing and cannot be installed, or pip does not get the package.
 pub fn python_package(name: &str, version: &str, why: &str) -> Result<PathBuf> {
+    python_packages(name, version, &[], why)
+}
+
+/// As [`python_package`], with others that it uses if they are there.
+///
+/// # Errors
+/// As those of [`python_package`].
+pub fn python_packages(name: &str, version: &str, besides: &[(&str, &str)], why: &str) -> Result<PathBuf> {
     ensure("python3")?;
     // A wheel with native code belongs to one version of Python.
     let python = step::output(Command::new("python3").args(["-c", "import sys; print('%d.%d' % sys.version_info[:2])"]))?;
-    let place = workspace::cache_dir()?.join(format!("{name}-{version}-python{}", python.trim()));
+    let besides: Vec<String> = besides.iter().map(|(name, version)| format!("{name}=={version}")).collect();
+    let with = if besides.is_empty() { String::new() } else { format!("-with-{:016x}", hash(&besides)) };
+    let place = workspace::cache_dir()?.join(format!("{name}-{version}-python{}{with}", python.trim()));
     if place.exists() {
         return Ok(place);
     }
@@ -129,9 +145,48 @@ pub fn python_package(name: &str, version: &str, why: &str) -> Result<PathBuf> {
         workspace::install_dir(&place, |half: &Path| {
             let mut pip = Command::new("python3");
             pip.args(["-m", "pip", "install", "--quiet", "--no-input", "--only-binary", ":all:", "--target"]).arg(half);
-            pip.arg(format!("{name}=={version}"));
+            pip.arg(format!("{name}=={version}")).args(&besides);
             step::run(&format!("fetch {name} {version}"), why, &mut pip)
         })?;
     }
     Ok(place)
+}
+
+/// A folder for `NODE_PATH` that holds the packages of `tests/clients/NAME/package.json`.
+///
+/// # Errors
+/// If Node.js or npm is missing and cannot be installed, or npm does not get the packages.
+pub fn node_packages(name: &str, why: &str) -> Result<PathBuf> {
+    ensure("node")?;
+    let source = workspace::root().join("tests/clients").join(name).join("package.json");
+    let wanted = fs::read(&source).with_context(|| format!("cannot read {}", source.display()))?;
+    let place = workspace::cache_dir()?.join(format!("node-{name}-{:016x}", hash(&wanted)));
+    if !place.exists() {
+        let _lock = workspace::lock(&format!("node-{name}"))?;
+        if !place.exists() {
+            ensure("npm")?;
+            workspace::install_dir(&place, |half: &Path| {
+                fs::write(half.join("package.json"), &wanted)?;
+                let mut npm = Command::new("npm");
+                npm.args([
+                    "install",
+                    "--no-audit",
+                    "--no-fund",
+                    "--no-update-notifier",
+                    "--ignore-scripts",
+                    "--loglevel",
+                    "error",
+                    "--prefix",
+                ]);
+                step::run(&format!("fetch the packages of {name}"), why, npm.arg(half).current_dir(half))
+            })?;
+        }
+    }
+    Ok(place.join("node_modules"))
+}
+
+fn hash(what: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
 }

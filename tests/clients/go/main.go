@@ -1,4 +1,4 @@
-// A Kafka application of the tests over franz-go: one JSON object says what to do, one line per record says what came of it.
+// A Kafka application of the tests over franz-go or sarama: one JSON object says what to do, one line per record says what came of it.
 package main
 
 import (
@@ -16,6 +16,7 @@ import (
 )
 
 type job struct {
+	Library        string `json:"library"`
 	Mode           string `json:"mode"`
 	Bootstrap      string `json:"bootstrap"`
 	ClientID       string `json:"client_id"`
@@ -29,6 +30,10 @@ type job struct {
 	Rate           int    `json:"rate"`
 	ValueBytes     int    `json:"value_bytes"`
 	TimeoutSeconds int    `json:"timeout_seconds"`
+
+	Codecs  []string `json:"codecs"`
+	RoundMs int      `json:"round_ms"`
+	Until   string   `json:"until"`
 }
 
 type result struct {
@@ -41,6 +46,10 @@ func main() {
 	var work job
 	if err := json.Unmarshal([]byte(os.Args[1]), &work); err != nil {
 		log.Fatal(err)
+	}
+	if endless, ok := endless[work.Library+" "+work.Mode]; ok {
+		endless(work)
+		return
 	}
 	deadline, cancel := context.WithTimeout(context.Background(), time.Duration(work.TimeoutSeconds)*time.Second)
 	defer cancel()
@@ -64,13 +73,14 @@ func main() {
 	}
 }
 
+var franzCodecs = map[string]kgo.CompressionCodec{
+	"none": kgo.NoCompression(), "gzip": kgo.GzipCompression(), "snappy": kgo.SnappyCompression(),
+	"lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression(),
+}
+
 func produce(deadline context.Context, work job) ([]result, error) {
-	codecs := map[string]kgo.CompressionCodec{
-		"none": kgo.NoCompression(), "gzip": kgo.GzipCompression(), "snappy": kgo.SnappyCompression(),
-		"lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression(),
-	}
 	client, err := kgo.NewClient(
-		kgo.SeedBrokers(work.Bootstrap), kgo.ClientID(work.ClientID), kgo.ProducerBatchCompression(codecs[work.Codec]),
+		kgo.SeedBrokers(work.Bootstrap), kgo.ClientID(work.ClientID), kgo.ProducerBatchCompression(franzCodecs[work.Codec]),
 		kgo.ProducerLinger(time.Duration(work.LingerMs)*time.Millisecond),
 	)
 	if err != nil {

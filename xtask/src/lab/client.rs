@@ -1,6 +1,8 @@
-//! Kafka applications in three languages with one way of telling them what to do.
+//! Kafka applications over six libraries with one way of telling them what to do.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -12,6 +14,9 @@ use super::{Broker, Distribution, Process};
 use crate::{tools, workspace};
 
 const CONFLUENT_KAFKA_VERSION: &str = "2.16.1";
+const KAFKA_PYTHON_VERSION: &str = "3.0.12";
+/// What kafka-python compresses with.
+const KAFKA_PYTHON_CODECS: [(&str, &str); 3] = [("lz4", "4.4.5"), ("python-snappy", "0.7.3"), ("zstandard", "0.25.0")];
 
 /// The client library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,11 +27,19 @@ pub enum Language {
     Librdkafka,
     /// franz-go.
     Go,
+    /// sarama, in Go; does endless work alone.
+    Sarama,
+    /// kafka-python; does endless work alone.
+    KafkaPython,
+    /// kafkajs, in Node.js; does endless work alone.
+    Kafkajs,
 }
 
 impl Language {
-    /// All of them.
+    /// Those that can do all there is to do.
     pub const ALL: [Self; 3] = [Self::Java, Self::Librdkafka, Self::Go];
+    /// All that do endless work.
+    pub const ENDLESS: [Self; 6] = [Self::Java, Self::Librdkafka, Self::Go, Self::Sarama, Self::KafkaPython, Self::Kafkajs];
 
     /// A word for topic names and client ids.
     pub fn name(self) -> &'static str {
@@ -34,6 +47,9 @@ impl Language {
             Self::Java => "java",
             Self::Librdkafka => "librdkafka",
             Self::Go => "go",
+            Self::Sarama => "sarama",
+            Self::KafkaPython => "kafka-python",
+            Self::Kafkajs => "kafkajs",
         }
     }
 }
@@ -79,6 +95,74 @@ pub struct Consume<'a> {
     pub records: usize,
 }
 
+/// What an application does until it is told to stop.
+#[derive(Clone, Debug)]
+pub struct Work<'a> {
+    /// It goes on until this file exists.
+    pub until: &'a Path,
+    /// What.
+    pub kind: WorkKind,
+    /// Its client id.
+    pub client_id: &'a str,
+    /// The topic that it sends to or reads from.
+    pub topic: &'a str,
+    /// The group that it reads in; nothing to a producer.
+    pub group: &'a str,
+    /// A producer's codecs, one each round.
+    pub codecs: &'a [&'a str],
+    /// How long a round is: then a new client takes over. Zero: never.
+    pub round: Duration,
+    /// Records a second that a producer sends; what it could not send in time follows.
+    pub rate: usize,
+    /// More settings, as the library names them.
+    pub properties: &'a [(&'a str, &'a str)],
+}
+
+/// What there is to do without an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkKind {
+    /// Send records of up to 1,500 bytes; each second one carries a `traceparent`, and each tenth of those is not sampled.
+    Produce,
+    /// The same in transactions, of which each fourth is aborted. Java alone.
+    Transact,
+    /// Read as member of a consumer group, and commit.
+    Consume,
+    /// Read as member of a share group. Java alone.
+    Share,
+}
+
+/// What an application at endless work tells of a record.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct Told {
+    /// Who tells it.
+    pub client_id: String,
+    /// Its partition; `None` if it could not be sent.
+    pub partition: Option<i32>,
+    /// Its offset; `None` if it could not be sent.
+    pub offset: Option<i64>,
+    /// The value of its `traceparent` header.
+    pub traceparent: Option<String>,
+    /// How it was compressed, as its producer was told to.
+    pub codec: Option<String>,
+    /// Before it was given to the library, in microseconds since 1970; nothing of a record that was received.
+    pub from_us: Option<u64>,
+    /// When its answer was known, or it was received.
+    pub to_us: u64,
+    /// Why it could not be sent.
+    pub error: Option<String>,
+    /// `committed`, `aborted` or `unknown`: how its transaction ended.
+    pub transaction: Option<String>,
+}
+
+/// Applications of one library at endless work.
+#[derive(Debug)]
+pub struct Workers {
+    process: Process,
+    language: Language,
+    /// Bytes of their output that were read.
+    read: usize,
+}
+
 /// A record as its producer or consumer saw it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub struct Record {
@@ -90,8 +174,9 @@ pub struct Record {
     pub traceparent: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Job<'a> {
+    library: &'a str,
     mode: &'a str,
     bootstrap: &'a str,
     client_id: &'a str,
@@ -105,7 +190,10 @@ struct Job<'a> {
     value_bytes: usize,
     linger_ms: usize,
     timeout_seconds: u64,
-    properties: std::collections::BTreeMap<&'a str, &'a str>,
+    properties: BTreeMap<&'a str, &'a str>,
+    codecs: &'a [&'a str],
+    round_ms: u128,
+    until: Cow<'a, str>,
 }
 
 /// A client at work.
@@ -128,7 +216,12 @@ impl Client {
         let home = match language {
             Language::Java => distribution.client_classes()?,
             Language::Librdkafka => tools::python_package("confluent-kafka", CONFLUENT_KAFKA_VERSION, "a client over librdkafka, by pip")?,
-            Language::Go => tools::go_program("go", "a client over franz-go, about 30 s")?,
+            Language::Go | Language::Sarama => tools::go_program("go", "clients over franz-go and sarama, about 40 s")?,
+            Language::KafkaPython => {
+                let why = "a client over kafka-python with all its codecs, by pip";
+                tools::python_packages("kafka-python", KAFKA_PYTHON_VERSION, &KAFKA_PYTHON_CODECS, why)?
+            }
+            Language::Kafkajs => tools::node_packages("kafkajs", "a client over kafkajs with all its codecs, by npm")?,
         };
         Ok(Self { language, home, distribution: distribution.clone(), service: None })
     }
@@ -156,7 +249,6 @@ impl Client {
                 bootstrap: &broker.bootstrap(),
                 client_id,
                 topic: what.topic,
-                group: "",
                 records: what.records,
                 codec: what.codec,
                 context_every: what.context_every,
@@ -165,7 +257,7 @@ impl Client {
                 value_bytes: what.value_bytes,
                 linger_ms: what.linger_ms,
                 timeout_seconds: Self::TIME_LIMIT.as_secs(),
-                properties: std::collections::BTreeMap::new(),
+                ..Job::default()
             },
         )
     }
@@ -184,38 +276,118 @@ impl Client {
                 topic: what.topic,
                 group: what.group,
                 records: what.records,
-                codec: "",
-                context_every: 0,
-                unsampled_every: 0,
-                rate: 0,
-                value_bytes: 0,
-                linger_ms: 0,
                 timeout_seconds: Self::TIME_LIMIT.as_secs(),
-                properties: std::collections::BTreeMap::new(),
+                ..Job::default()
             },
         )
     }
 
+    /// Puts applications to work; `name` is that of their files in `dir`. Where starting a process is costly they share one. They give
+    /// way to the rest of the machine.
+    ///
+    /// # Errors
+    /// If they cannot be started.
+    pub fn work(&self, bootstrap: &str, dir: &Path, name: &str, work: &[Work<'_>]) -> Result<Vec<Workers>> {
+        let jobs = work.iter().map(|work| Job {
+            library: if self.language == Language::Go { "franz-go" } else { self.language.name() },
+            mode: work.kind.mode(),
+            bootstrap,
+            client_id: work.client_id,
+            topic: work.topic,
+            group: work.group,
+            context_every: 2,
+            unsampled_every: 10,
+            rate: work.rate,
+            value_bytes: 1_500,
+            linger_ms: 20,
+            properties: work.properties.iter().copied().collect(),
+            codecs: work.codecs,
+            round_ms: work.round.as_millis(),
+            until: work.until.to_string_lossy(),
+            ..Job::default()
+        });
+        let jobs: Vec<Job<'_>> = jobs.collect();
+        let one_process = if self.language == Language::Java { jobs.len().max(1) } else { 1 };
+        let start = |(number, jobs): (usize, &[Job<'_>])| {
+            let name = format!("{name}-{number}");
+            let process = Process::start(&name, dir, &mut self.command(jobs)?)?;
+            process.give_way()?;
+            Ok(Workers { process, language: self.language, read: 0 })
+        };
+        jobs.chunks(one_process).enumerate().map(start).collect()
+    }
+
     fn start(&self, dir: &Path, job: &Job<'_>) -> Result<Running> {
+        let process = Process::start(job.client_id, dir, &mut self.command(std::slice::from_ref(job))?)?;
+        Ok(Running { process, what: format!("{} {}", job.mode, job.topic), limit: Self::TIME_LIMIT + Duration::from_secs(10) })
+    }
+
+    fn command(&self, jobs: &[Job<'_>]) -> Result<Command> {
+        let clients = workspace::root().join("tests/clients");
+        let python = |program: &str| {
+            let mut python = Command::new("python3");
+            // Nothing is written beside the sources.
+            python.arg(clients.join("python").join(program)).env("PYTHONPATH", &self.home).env("PYTHONDONTWRITEBYTECODE", "1");
+            python
+        };
         let mut command = match self.language {
             Language::Java => {
                 let mut java = self.distribution.java_with("256m", &[&self.home]);
                 java.arg("Client");
                 java
             }
-            Language::Librdkafka => {
-                let mut python = Command::new("python3");
-                python.arg(workspace::root().join("tests/clients/librdkafka/client.py")).env("PYTHONPATH", &self.home);
-                python
+            Language::Librdkafka => python("librdkafka.py"),
+            Language::KafkaPython => python("kafka_python.py"),
+            Language::Go | Language::Sarama => Command::new(&self.home),
+            Language::Kafkajs => {
+                let mut node = Command::new("node");
+                node.arg(clients.join("kafkajs/client.mjs")).env("NODE_PATH", &self.home);
+                node
             }
-            Language::Go => Command::new(&self.home),
         };
-        command.arg(serde_json::to_string(job).context("a job is JSON")?);
+        for job in jobs {
+            command.arg(serde_json::to_string(job).context("a job is JSON")?);
+        }
         if let Some(service) = &self.service {
             command.env("OTEL_SERVICE_NAME", service);
         }
-        let process = Process::start(job.client_id, dir, &mut command)?;
-        Ok(Running { process, what: format!("{} {}", job.mode, job.topic), limit: Self::TIME_LIMIT + Duration::from_secs(10) })
+        Ok(command)
+    }
+}
+
+impl WorkKind {
+    fn mode(self) -> &'static str {
+        match self {
+            Self::Produce => "produce_until",
+            Self::Transact => "transact_until",
+            Self::Consume => "consume_until",
+            Self::Share => "share_until",
+        }
+    }
+}
+
+impl Workers {
+    /// What they were called.
+    pub fn name(&self) -> &str {
+        self.process.name()
+    }
+
+    /// What they told since the last call, in order.
+    ///
+    /// # Errors
+    /// If they told something else.
+    pub fn take_told(&mut self) -> Result<Vec<Told>> {
+        let text = self.process.stdout_from(self.read)?;
+        // The last line may be in the making.
+        let whole = text.get(..text.rfind('\n').map_or(0, |end| end + 1)).unwrap_or_default();
+        self.read += whole.len();
+        let read = |line: &str| serde_json::from_str(line).with_context(|| format!("{} told {line}", self.language.name()));
+        whole.lines().filter(|line| line.starts_with('{')).map(read).collect()
+    }
+
+    /// Their process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
     }
 }
 

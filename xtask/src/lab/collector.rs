@@ -2,7 +2,8 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -116,6 +117,20 @@ impl Collector {
         spans::parse(&self.requests("traces.json")?)
     }
 
+    /// Shows all spans received so far, without holding them all.
+    ///
+    /// # Errors
+    /// If the file holds something else than OTLP/JSON.
+    pub fn each_span(&self, mut show: impl FnMut(Span)) -> Result<()> {
+        let path = self.dir.join("traces.json");
+        let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        for line in BufReader::new(file).lines() {
+            let request = serde_json::from_str(&line?).with_context(|| format!("{} is not JSON", path.display()))?;
+            spans::parse(&[request])?.into_iter().for_each(&mut show);
+        }
+        Ok(())
+    }
+
     /// All metrics requests received so far, as OTLP/JSON.
     ///
     /// # Errors
@@ -130,8 +145,17 @@ impl Collector {
     /// If the file holds something else than JSON.
     pub fn counted(&self, metric: &str, word: &str) -> Result<f64> {
         let quoted = format!("\"{word}\"");
-        let points = newest_points(&self.metrics()?, metric);
-        Ok(points.iter().filter(|(series, _)| word.is_empty() || series.contains(&quoted)).map(|(_, value)| value).sum())
+        let history = self.history(metric)?;
+        let wanted = history.iter().filter(|(series, _)| word.is_empty() || series.contains(&quoted));
+        Ok(wanted.filter_map(|(_, values)| values.last()).map(|(_, value)| value).sum())
+    }
+
+    /// All values of a counter.
+    ///
+    /// # Errors
+    /// If the file holds something else than JSON.
+    pub fn history(&self, metric: &str) -> Result<History> {
+        Ok(history(&self.metrics()?, metric))
     }
 
     fn requests(&self, file: &str) -> Result<Vec<Value>> {
@@ -178,39 +202,45 @@ service:
     }
 }
 
-/// The newest value of each series of a cumulative sum; a series is its resource and attributes, as JSON.
-fn newest_points(requests: &[Value], metric: &str) -> BTreeMap<String, f64> {
+/// A metric's values: by series (its resource and attributes, as JSON) when it was read (nanoseconds since 1970) and what.
+pub type History = BTreeMap<String, Vec<(u64, f64)>>;
+
+/// All values of a sum.
+fn history(requests: &[Value], metric: &str) -> History {
     let list = |value: &Value, name: &str| value.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
     let field = |value: &Value, name: &str| value.get(name).cloned().unwrap_or_default();
-    let mut newest = BTreeMap::new();
+    let whole = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).and_then(|digits| digits.parse().ok());
+    let mut history = History::new();
     for resource in requests.iter().flat_map(|request| list(request, "resourceMetrics")) {
         let metrics = list(&resource, "scopeMetrics").into_iter().flat_map(|scope| list(&scope, "metrics"));
         for found in metrics.filter(|found| found.get("name").and_then(Value::as_str) == Some(metric)) {
             for point in list(&field(&found, "sum"), "dataPoints") {
                 let series = format!("{} {}", field(&resource, "resource"), field(&point, "attributes"));
-                let whole = point.get("asInt").and_then(Value::as_str).and_then(|digits| digits.parse().ok());
-                let value = whole.or_else(|| point.get("asDouble").and_then(Value::as_f64));
-                newest.insert(series, value.unwrap_or(0.0));
+                #[expect(clippy::cast_precision_loss, reason = "what is counted here stays below 2^53")]
+                let value = whole(&point, "asInt").map(|value: u64| value as f64);
+                let value = value.or_else(|| point.get("asDouble").and_then(Value::as_f64));
+                let at_ns = whole(&point, "timeUnixNano").unwrap_or(0);
+                history.entry(series).or_default().push((at_ns, value.unwrap_or(0.0)));
             }
         }
     }
-    newest
+    history
 }
 
 #[cfg(test)]
 mod tests {
-    use super::newest_points;
+    use super::history;
 
     #[test]
-    fn of_a_cumulative_series_the_newest_value_counts() {
+    fn a_series_is_read_in_the_order_it_was_told() {
         let request = |service: &str, value: &str| {
             serde_json::json!({"resourceMetrics": [{
                 "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": service}}]},
                 "scopeMetrics": [{"metrics": [
-                    {"name": "sent", "sum": {"dataPoints": [{"attributes": [], "asInt": value}]}},
+                    {"name": "sent", "sum": {"dataPoints": [{"attributes": [], "asInt": value, "timeUnixNano": "7"}]}},
                     {"name": "other", "sum": {"dataPoints": [{"attributes": [], "asInt": "99"}]}}]}]}]})
         };
-        let points = newest_points(&[request("a", "1"), request("b", "10"), request("a", "3")], "sent");
-        assert_eq!(points.into_values().collect::<Vec<_>>(), [3.0, 10.0]);
+        let points = history(&[request("a", "1"), request("b", "10"), request("a", "3")], "sent");
+        assert_eq!(points.into_values().collect::<Vec<_>>(), [vec![(7, 1.0), (7, 3.0)], vec![(7, 10.0)]]);
     }
 }

@@ -1,4 +1,4 @@
-//! A Kafka installation to look at: real brokers, real clients of three languages, a real OpenTelemetry Collector, the tracer itself.
+//! A Kafka installation to look at: real brokers, real clients of six libraries, a real OpenTelemetry Collector, the tracer itself.
 //!
 //! The demo, the live tests and the benchmarks share it. Everything listens on loopback, on ports that were free, with its files in a
 //! temporary directory; every process is killed when its value is dropped, on a panic too.
@@ -6,8 +6,10 @@
 
 mod broker;
 mod client;
+mod cluster;
 mod collector;
 mod distribution;
+mod node;
 mod process;
 mod receiver;
 mod spans;
@@ -21,8 +23,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 pub use broker::Broker;
-pub use client::{Client, Consume, Language, Produce, Record, Running};
-pub use collector::{Collector, Protocol};
+pub use client::{Client, Consume, Language, Produce, Record, Running, Told, Work, WorkKind, Workers};
+pub use cluster::Cluster;
+pub use collector::{Collector, History, Protocol};
 pub use distribution::Distribution;
 pub use process::Process;
 pub use receiver::Receiver;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -10,6 +11,9 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal};
 
 use super::wait_for;
+
+/// Below what runs by default, above what runs for nobody.
+const NICE: i32 = 5;
 
 /// A running program of the lab.
 #[derive(Debug)]
@@ -38,6 +42,11 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, log, stdout })
     }
 
+    /// What it is called, and its files.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -51,6 +60,18 @@ impl Process {
     /// What it wrote to standard output so far.
     pub fn stdout(&self) -> String {
         read(&self.stdout)
+    }
+
+    /// What it wrote to standard output after that many bytes.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn stdout_from(&self, bytes: usize) -> Result<String> {
+        let mut file = File::open(&self.stdout)?;
+        file.seek(SeekFrom::Start(u64::try_from(bytes)?))?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// Fails if it has ended: for use in a wait for something that only a living process does.
@@ -103,8 +124,7 @@ impl Process {
     /// # Errors
     /// If the process is gone already.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("a process id is positive")?;
-        rustix::process::kill_process(pid, signal).with_context(|| format!("cannot signal {}", self.name))
+        rustix::process::kill_process(self.id()?, signal).with_context(|| format!("cannot signal {}", self.name))
     }
 
     /// Asks it to end and waits.
@@ -114,6 +134,14 @@ impl Process {
     pub fn terminate(&mut self, limit: Duration) -> Result<ExitStatus> {
         self.signal(Signal::TERM)?;
         self.wait(limit)
+    }
+
+    /// Lets others go first where there is not enough CPU.
+    ///
+    /// # Errors
+    /// If the process is gone already.
+    pub fn give_way(&self) -> Result<()> {
+        rustix::process::setpriority_process(Some(self.id()?), NICE).with_context(|| format!("cannot change the priority of {}", self.name))
     }
 
     /// CPU seconds that it has used, in user and kernel mode.
@@ -129,6 +157,10 @@ impl Process {
         #[expect(clippy::cast_precision_loss, reason = "a process does not run for 2^53 ticks")]
         let seconds = ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
         Ok(seconds)
+    }
+
+    fn id(&self) -> Result<Pid> {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("a process id is positive")
     }
 
     fn log_end(&self) -> String {

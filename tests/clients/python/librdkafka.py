@@ -1,18 +1,12 @@
 """A Kafka application of the tests over librdkafka: one JSON object says what to do, one line per record says what came of it."""
 
 import json
-import os
 import sys
 import time
 
+import application
+from application import context
 from confluent_kafka import Consumer, KafkaException, Producer
-
-
-def context(index, every, unsampled_every):
-    if every == 0 or index % every != 0:
-        return None
-    unsampled = unsampled_every != 0 and index // every % unsampled_every == unsampled_every - 1
-    return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-{'00' if unsampled else '01'}"
 
 
 def produce(job, settings):
@@ -59,18 +53,66 @@ def consume(job, settings):
         for message in messages:
             if message.error():
                 raise KafkaException(message.error())
-            headers = dict(message.headers() or [])
-            text = headers.get("traceparent")
-            records.append((message.partition(), message.offset(), None if text is None else text.decode()))
+            records.append(facts(message))
         if messages:
             consumer.commit(asynchronous=False)
     consumer.close()
     return records
 
 
+def facts(message):
+    text = dict(message.headers() or []).get("traceparent")
+    return message.partition(), message.offset(), None if text is None else text.decode()
+
+
+def produce_until(job, settings):
+    rounds = application.Rounds(job)
+
+    def answered(line):
+        def callback(error, message):
+            told = {"error": str(error)} if error is not None else {"partition": message.partition(), "offset": message.offset()}
+            application.tell({**line, "to_us": application.now_us(), **told})
+
+        return callback
+
+    for codec in rounds.codecs():
+        producer = Producer({**settings, "compression.type": codec, "linger.ms": job["linger_ms"]})
+        while rounds.goes_on():
+            key, value, text, line = rounds.record(codec)
+            headers = None if text is None else {"traceparent": text.encode()}
+            producer.produce(job["topic"], value, key, headers=headers, on_delivery=answered(line))
+            producer.poll(0)
+        producer.flush()
+
+
+def consume_until(job, settings):
+    settings = {"group.id": job["group"], "auto.offset.reset": "earliest", "enable.auto.commit": False, **settings}
+    rounds = application.Rounds(job)
+    for _ in rounds.codecs():
+        consumer = Consumer(settings)
+        consumer.subscribe([job["topic"]])
+        while rounds.goes_on():
+            messages = consumer.consume(500, 0.2)
+            for message in messages:
+                if message.error():
+                    print(f"{job['client_id']}: {message.error()}", file=sys.stderr)
+                else:
+                    application.received(job, facts(message))
+            if messages:
+                try:
+                    consumer.commit(asynchronous=False)
+                except KafkaException as error:
+                    # Amid a rebalance: the records come again, to whom they belong then.
+                    print(f"{job['client_id']} could not commit: {error}", file=sys.stderr)
+        consumer.close()
+
+
 def main():
-    job = json.loads(sys.argv[1])
+    job = application.job()
     settings = {"bootstrap.servers": job["bootstrap"], "client.id": job["client_id"], **job["properties"]}
+    if job["mode"].endswith("_until"):
+        (produce_until if job["mode"] == "produce_until" else consume_until)(job, settings)
+        return
     records = produce(job, settings) if job["mode"] == "produce" else consume(job, settings)
     lines = [json.dumps({"partition": partition, "offset": offset, "traceparent": text}) + "\n" for partition, offset, text in records]
     sys.stdout.write("".join(lines))

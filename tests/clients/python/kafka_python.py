@@ -1,0 +1,68 @@
+"""A Kafka application of the tests over kafka-python: one JSON object says what to do, one line per record says what came of it."""
+
+import sys
+
+import application
+from kafka import KafkaConsumer, KafkaProducer
+from kafka.errors import KafkaError
+
+
+def patiently(make):
+    """Its clients fail at once when the broker that they ask first is being restarted."""
+    for left in range(50, -1, -1):
+        try:
+            return make()
+        except KafkaError as error:
+            print(f"not yet: {error!r}", file=sys.stderr)
+            if left == 0:
+                raise
+
+
+def produce_until(job, settings):
+    rounds = application.Rounds(job)
+
+    def answered(line, **told):
+        application.tell({**line, "to_us": application.now_us(), **told})
+
+    for codec in rounds.codecs():
+        compression = None if codec == "none" else codec
+        producer = patiently(lambda: KafkaProducer(**settings, acks="all", retries=1000, compression_type=compression, linger_ms=job["linger_ms"]))
+        while rounds.goes_on():
+            key, value, text, line = rounds.record(codec)
+            headers = [] if text is None else [("traceparent", text.encode())]
+            future = patiently(lambda: producer.send(job["topic"], value, key, headers=headers))
+            future.add_callback(lambda answer, line=line: answered(line, partition=answer.partition, offset=answer.offset))
+            future.add_errback(lambda error, line=line: answered(line, error=repr(error)))
+        producer.flush()
+        producer.close()
+
+
+def consume_until(job, settings):
+    rounds = application.Rounds(job)
+    for _ in rounds.codecs():
+        consumer = patiently(lambda: KafkaConsumer(job["topic"], **settings, group_id=job["group"], auto_offset_reset="earliest", enable_auto_commit=False))
+        while rounds.goes_on():
+            try:
+                polled = consumer.poll(200)
+            except KafkaError as error:
+                print(f"{job['client_id']}: {error!r}", file=sys.stderr)
+                continue
+            for message in (message for messages in polled.values() for message in messages):
+                text = dict(message.headers).get("traceparent")
+                application.received(job, (message.partition, message.offset, None if text is None else text.decode()))
+            if polled:
+                try:
+                    consumer.commit()
+                except KafkaError as error:
+                    # Amid a rebalance: the records come again, to whom they belong then.
+                    print(f"{job['client_id']} could not commit: {error!r}", file=sys.stderr)
+        consumer.close()
+
+
+def main():
+    job = application.job()
+    settings = {"bootstrap_servers": job["bootstrap"].split(","), "client_id": job["client_id"], **job["properties"]}
+    (produce_until if job["mode"] == "produce_until" else consume_until)(job, settings)
+
+
+main()
