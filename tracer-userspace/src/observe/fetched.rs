@@ -237,7 +237,7 @@ fn fetched(
     let redelivered = match (place.group, history, read.last_delivered) {
         (Some(group), Some(history), Some(last)) => {
             let identity = emit.learnt.identity(&place.topic, answered.operation.cluster_id.as_ref());
-            history.delivering((Arc::clone(group), identity, place.index), last)
+            history.delivering(group, &identity, place.index, last)
         }
         _ => read.delivery_count > 1,
     };

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::hash::Hash;
 use std::sync::Arc;
 
 use hashlink::LruCache;
@@ -66,8 +67,32 @@ impl TopicIdentity {
     }
 }
 
-/// A group's place on a partition.
-pub(super) type GroupPartition = (Arc<str>, TopicIdentity, i32);
+/// A topic as it is known now, and what it was remembered as before its id or its cluster was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct KnownTopic {
+    pub(super) now: TopicIdentity,
+    pub(super) before: [Option<TopicIdentity>; 2],
+}
+
+impl KnownTopic {
+    /// One that has no other name.
+    #[cfg(test)]
+    pub(super) const fn only(now: TopicIdentity) -> Self {
+        Self { now, before: [None, None] }
+    }
+
+    /// The entry of this topic in a table, taken over from what it was known as before.
+    fn entry<'a, K: Hash + Eq, V>(&self, table: &'a mut LruCache<K, V>, key: impl Fn(TopicIdentity) -> K) -> (K, Option<&'a mut V>) {
+        let now = key(self.now.clone());
+        if !table.contains_key(&now)
+            && let Some(value) = self.before.iter().flatten().find_map(|before| table.remove(&key(before.clone())))
+        {
+            table.insert(key(self.now.clone()), value);
+        }
+        let value = table.get_mut(&now);
+        (now, value)
+    }
+}
 
 /// What became of a batch, and when it was first sent.
 #[derive(Clone, Copy, Debug)]
@@ -80,8 +105,9 @@ struct LastAttempt {
 #[derive(Debug)]
 pub(super) struct History {
     sent: LruCache<(TopicIdentity, i32, SameBatch), LastAttempt>,
-    delivered: LruCache<GroupPartition, i64>,
-    committed: LruCache<GroupPartition, i64>,
+    /// By group, topic and partition.
+    delivered: LruCache<(Arc<str>, TopicIdentity, i32), i64>,
+    committed: LruCache<(Arc<str>, TopicIdentity, i32), i64>,
 }
 
 impl Default for History {
@@ -94,35 +120,46 @@ impl History {
     /// A batch was sent at a time, with this end. True when it was a retry: the same sequence again, or the same bytes after a
     /// failure (equal bytes without one are two messages that are equal). Ends may be told in another order than the batches
     /// were sent in.
-    pub(super) fn sent(&mut self, topic: TopicIdentity, partition: i32, header: &BatchHeader, attempt: Attempt, at: Timestamp) -> bool {
-        if topic.is_long() {
+    pub(super) fn sent(&mut self, topic: &KnownTopic, partition: i32, header: &BatchHeader, attempt: Attempt, at: Timestamp) -> bool {
+        if topic.now.is_long() {
             return false;
         }
         let same = SameBatch::of(header);
         let numbered = matches!(same, SameBatch::Sequence { .. });
-        let last = self.sent.entry((topic, partition, same)).or_insert(LastAttempt { attempt, first_sent: at });
+        let (key, last) = topic.entry(&mut self.sent, |topic| (topic, partition, same.clone()));
+        let Some(last) = last else {
+            self.sent.insert(key, LastAttempt { attempt, first_sent: at });
+            return false;
+        };
         let again = at > last.first_sent && (numbered || last.attempt == Attempt::Failed);
         *last = LastAttempt { attempt, first_sent: at.min(last.first_sent) };
         again
     }
 
     /// Offsets up to `last` are delivered to a group. True when it was given all of them before.
-    pub(super) fn delivering(&mut self, place: GroupPartition, last: i64) -> bool {
-        if place.0.len() > MAX_REMEMBERED_BYTES || place.1.is_long() {
+    pub(super) fn delivering(&mut self, group: &Arc<str>, topic: &KnownTopic, partition: i32, last: i64) -> bool {
+        if group.len() > MAX_REMEMBERED_BYTES || topic.now.is_long() {
             return false;
         }
-        let highest = self.delivered.entry(place).or_insert(-1);
+        let (key, highest) = topic.entry(&mut self.delivered, |topic| (Arc::clone(group), topic, partition));
+        let Some(highest) = highest else {
+            self.delivered.insert(key, last.max(-1));
+            return last <= -1;
+        };
         let again = last <= *highest;
         *highest = last.max(*highest);
         again
     }
 
     /// A group commits. False when it had committed this very offset already.
-    pub(super) fn committing(&mut self, place: GroupPartition, offset: i64) -> bool {
-        if place.0.len() > MAX_REMEMBERED_BYTES || place.1.is_long() {
+    pub(super) fn committing(&mut self, group: &Arc<str>, topic: &KnownTopic, partition: i32, offset: i64) -> bool {
+        if group.len() > MAX_REMEMBERED_BYTES || topic.now.is_long() {
             return true;
         }
-        self.committed.insert(place, offset) != Some(offset)
+        let (key, committed) = topic.entry(&mut self.committed, |topic| (Arc::clone(group), topic, partition));
+        let moves = committed.is_none_or(|committed| *committed != offset);
+        self.committed.insert(key, offset);
+        moves
     }
 }
 
@@ -152,8 +189,12 @@ mod tests {
         }
     }
 
-    fn topic() -> TopicIdentity {
-        TopicIdentity::Name(Some(Arc::from("A")), Some(Arc::from("t")))
+    fn named(cluster_id: Option<&str>) -> TopicIdentity {
+        TopicIdentity::Name(cluster_id.map(Arc::from), Some(Arc::from("t")))
+    }
+
+    fn topic() -> KnownTopic {
+        KnownTopic::only(named(Some("A")))
     }
 
     fn at(ms: u64) -> Timestamp {
@@ -163,47 +204,67 @@ mod tests {
     #[test]
     fn a_sequence_that_comes_again_is_a_retry_whatever_became_of_it() {
         let mut history = History::default();
-        assert!(!history.sent(topic(), 0, &header(7, 5, 1), Attempt::Done, at(1)));
-        assert!(history.sent(topic(), 0, &header(7, 5, 1), Attempt::Done, at(2)));
-        assert!(!history.sent(topic(), 0, &header(7, 6, 1), Attempt::Done, at(3)));
-        assert!(!history.sent(topic(), 1, &header(7, 5, 1), Attempt::Done, at(4)));
+        assert!(!history.sent(&topic(), 0, &header(7, 5, 1), Attempt::Done, at(1)));
+        assert!(history.sent(&topic(), 0, &header(7, 5, 1), Attempt::Done, at(2)));
+        assert!(!history.sent(&topic(), 0, &header(7, 6, 1), Attempt::Done, at(3)));
+        assert!(!history.sent(&topic(), 1, &header(7, 5, 1), Attempt::Done, at(4)));
     }
 
     #[test]
     fn the_first_attempt_is_no_retry_though_its_end_is_told_last() {
         let mut history = History::default();
-        assert!(!history.sent(topic(), 0, &header(7, 5, 1), Attempt::Done, at(2)));
-        assert!(!history.sent(topic(), 0, &header(7, 5, 1), Attempt::Failed, at(1)));
-        assert!(history.sent(topic(), 0, &header(7, 5, 1), Attempt::Done, at(3)));
+        assert!(!history.sent(&topic(), 0, &header(7, 5, 1), Attempt::Done, at(2)));
+        assert!(!history.sent(&topic(), 0, &header(7, 5, 1), Attempt::Failed, at(1)));
+        assert!(history.sent(&topic(), 0, &header(7, 5, 1), Attempt::Done, at(3)));
     }
 
     #[test]
     fn producer_ids_of_another_cluster_are_another_producers() {
         let mut history = History::default();
-        let other = TopicIdentity::Name(Some(Arc::from("B")), Some(Arc::from("t")));
-        assert!(!history.sent(topic(), 0, &header(7, 5, 1), Attempt::Done, at(1)));
-        assert!(!history.sent(other, 0, &header(7, 5, 1), Attempt::Done, at(2)));
+        let other = KnownTopic::only(named(Some("B")));
+        assert!(!history.sent(&topic(), 0, &header(7, 5, 1), Attempt::Done, at(1)));
+        assert!(!history.sent(&other, 0, &header(7, 5, 1), Attempt::Done, at(2)));
     }
 
     #[test]
     fn equal_bytes_without_a_number_are_a_retry_only_after_a_failure() {
         let mut history = History::default();
-        assert!(!history.sent(topic(), 0, &header(-1, -1, 9), Attempt::Done, at(1)));
-        assert!(!history.sent(topic(), 0, &header(-1, -1, 9), Attempt::Failed, at(2)));
-        assert!(history.sent(topic(), 0, &header(-1, -1, 9), Attempt::Done, at(3)));
-        assert!(!history.sent(topic(), 0, &header(-1, -1, 9), Attempt::Done, at(4)));
+        assert!(!history.sent(&topic(), 0, &header(-1, -1, 9), Attempt::Done, at(1)));
+        assert!(!history.sent(&topic(), 0, &header(-1, -1, 9), Attempt::Failed, at(2)));
+        assert!(history.sent(&topic(), 0, &header(-1, -1, 9), Attempt::Done, at(3)));
+        assert!(!history.sent(&topic(), 0, &header(-1, -1, 9), Attempt::Done, at(4)));
     }
 
     #[test]
     fn offsets_given_before_are_a_redelivery_and_equal_commits_move_nothing() {
         let mut history = History::default();
-        let place = || (Arc::from("g"), topic(), 0);
-        assert!(!history.delivering(place(), 9));
-        assert!(history.delivering(place(), 4));
-        assert!(history.delivering(place(), 9));
-        assert!(!history.delivering(place(), 10));
-        assert!(history.committing(place(), 10));
-        assert!(!history.committing(place(), 10));
-        assert!(history.committing(place(), 4));
+        let group = Arc::from("g");
+        assert!(!history.delivering(&group, &topic(), 0, 9));
+        assert!(history.delivering(&group, &topic(), 0, 4));
+        assert!(history.delivering(&group, &topic(), 0, 9));
+        assert!(!history.delivering(&group, &topic(), 0, 10));
+        assert!(history.committing(&group, &topic(), 0, 10));
+        assert!(!history.committing(&group, &topic(), 0, 10));
+        assert!(history.committing(&group, &topic(), 0, 4));
+    }
+
+    #[test]
+    fn a_topic_whose_id_is_told_late_keeps_its_history() {
+        let mut history = History::default();
+        let group = Arc::from("g");
+        let id = TopicIdentity::Id(TopicId::new([7; 16]).unwrap());
+        let told = KnownTopic { now: id, before: [Some(named(Some("A"))), Some(named(None))] };
+        let nameless = KnownTopic::only(named(None));
+        assert!(!history.delivering(&group, &nameless, 0, 9));
+        assert!(history.committing(&group, &nameless, 0, 10));
+        assert!(!history.sent(&nameless, 0, &header(7, 5, 1), Attempt::Failed, at(1)));
+        assert!(history.delivering(&group, &told, 0, 9));
+        assert!(!history.committing(&group, &told, 0, 10));
+        assert!(history.sent(&told, 0, &header(7, 5, 1), Attempt::Done, at(2)));
+        // What is made anew under that name begins anew.
+        let other = TopicIdentity::Id(TopicId::new([8; 16]).unwrap());
+        let other = KnownTopic { now: other, ..told };
+        assert!(!history.delivering(&group, &other, 0, 9));
+        assert!(history.committing(&group, &other, 0, 10));
     }
 }

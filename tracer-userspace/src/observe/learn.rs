@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use hashlink::LruCache;
 
-use super::history::TopicIdentity;
+use super::history::{KnownTopic, TopicIdentity};
 use super::names::MAX_REMEMBERED_BYTES;
 use super::{Topic, TopicId};
 
@@ -129,11 +129,20 @@ impl Learnt {
     }
 
     /// A topic as itself: by its id, where the wire has it or the cluster's Metadata told it.
-    pub(super) fn identity(&mut self, topic: &Topic, cluster_id: Option<&Arc<str>>) -> TopicIdentity {
+    pub(super) fn identity(&mut self, topic: &Topic, cluster_id: Option<&Arc<str>>) -> KnownTopic {
         let told = |learnt: &mut Self| learnt.topic_id(cluster_id?, topic.name.as_ref()?);
-        match topic.id.or_else(|| told(self)) {
-            Some(id) => TopicIdentity::Id(id),
-            None => TopicIdentity::Name(cluster_id.cloned(), topic.name.clone()),
+        let id = topic.id.or_else(|| told(self)).map(TopicIdentity::Id);
+        let named = |cluster_id: Option<&Arc<str>>| {
+            let name = topic.name.clone()?;
+            Some(TopicIdentity::Name(cluster_id.cloned(), Some(name)))
+        };
+        match (id, cluster_id) {
+            (Some(id), None) => KnownTopic { now: id, before: [named(None), None] },
+            (Some(id), Some(_)) => KnownTopic { now: id, before: [named(cluster_id), named(None)] },
+            (None, None) => KnownTopic { now: TopicIdentity::Name(None, topic.name.clone()), before: [None, None] },
+            (None, Some(_)) => {
+                KnownTopic { now: TopicIdentity::Name(cluster_id.cloned(), topic.name.clone()), before: [named(None), None] }
+            }
         }
     }
 

@@ -150,7 +150,7 @@ impl Draft {
             Outcome::Error(_) | Outcome::ConnectionClosed | Outcome::NoResponse | Outcome::AnswerNotSeen => Attempt::Failed,
         };
         let identity = learnt.identity(&topic, operation.cluster_id.as_ref());
-        let retry = history.sent(identity, partition, &batch.header, attempt, operation.request_first);
+        let retry = history.sent(&identity, partition, &batch.header, attempt, operation.request_first);
         let sent = SentBatch {
             operation: Arc::clone(operation),
             topic,

@@ -292,7 +292,7 @@ fn pending(
 fn give(pending: Pending, history: &mut History, emit: &mut Emit<'_>) {
     let Pending { mut commit, topic } = pending;
     if commit.outcome == Outcome::Success {
-        commit.moves = history.committing((Arc::clone(&commit.group), topic, commit.partition), commit.offset);
+        commit.moves = history.committing(&commit.group, &topic, commit.partition, commit.offset);
     }
     emit.give(Observation::Commit(commit));
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use hashlink::LruCache;
 
 use super::Commit;
-use super::history::TopicIdentity;
+use super::history::KnownTopic;
 use super::names::MAX_REMEMBERED_BYTES;
 
 /// Offsets that wait for their transactions at once; beyond it those of the transaction that was begun first count as they are.
@@ -30,7 +30,7 @@ pub(super) struct Pending {
     /// The commit.
     pub(super) commit: Commit,
     /// Its topic.
-    pub(super) topic: TopicIdentity,
+    pub(super) topic: KnownTopic,
 }
 
 /// Where in a producer's life a transaction belongs: with KIP-890 each has an epoch of its own.
@@ -86,6 +86,7 @@ impl Transactions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::history::TopicIdentity;
     use crate::telemetry::fixtures;
 
     fn id(text: &str) -> TransactionalId {
@@ -93,7 +94,7 @@ mod tests {
     }
 
     fn pending(offset: i64) -> Pending {
-        Pending { commit: fixtures::commit(offset), topic: TopicIdentity::Name(None, None) }
+        Pending { commit: fixtures::commit(offset), topic: KnownTopic::only(TopicIdentity::Name(None, None)) }
     }
 
     fn offsets(pending: &[Pending]) -> Vec<i64> {
