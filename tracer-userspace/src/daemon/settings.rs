@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::args::{OutputArg, RunArgs, SidesArg};
 use crate::observe::{ObserveSettings, RecordDetail, Side};
 use crate::pipeline::PipelineSettings;
+use crate::replay::ScopeArg;
 use crate::telemetry::metrics::MetricSettings;
 use crate::telemetry::{Sampler, SpanSettings, TopicFilter};
 use crate::{enrich, export};
@@ -95,7 +96,11 @@ impl Settings {
         let records = args.format == Some(OutputArg::Records);
         let pipeline = PipelineSettings {
             observe: ObserveSettings {
-                detail: if records { RecordDetail::All } else { RecordDetail::default() },
+                detail: match args.scope {
+                    _ if records => RecordDetail::All,
+                    ScopeArg::Record => RecordDetail::Each,
+                    ScopeArg::Auto | ScopeArg::Batch => RecordDetail::Contexts,
+                },
                 propagators: args.propagators.clone(),
                 keys: args.keys,
                 headers: args.headers.into(),
@@ -225,6 +230,13 @@ mod tests {
         assert_eq!(settings.metrics.temporality, opentelemetry_sdk::metrics::Temporality::Delta);
         assert_eq!(settings.counted, Side::Client);
         assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
+    }
+
+    #[test]
+    fn spans_of_records_ask_for_all_records() {
+        let asked = |scope: &str| settings(&["--scope", scope], &[]).unwrap().pipeline.observe.detail;
+        assert_eq!([asked("auto"), asked("batch")], [RecordDetail::Contexts; 2]);
+        assert_eq!(asked("record"), RecordDetail::Each);
     }
 
     #[test]

@@ -17,8 +17,8 @@ use crate::kafka::context::Propagators;
 use crate::kafka::records::{Batch, Limits, Record, Scratch};
 use crate::time::Timestamp;
 
-/// Records of one batch that are listed when only those with a context are wanted. Far more than any span may show.
-const MAX_CONTEXTS: usize = 65_536;
+/// Records of one batch that are listed, unless all are wanted. Far more than any span may show.
+const MAX_LISTED: usize = 65_536;
 /// Topics whose compressed batches are watched for contexts.
 const MAX_TOPICS: usize = 65_536;
 /// Batches and time without a context after which a compressed topic is left compressed.
@@ -160,8 +160,9 @@ impl BatchReader {
         }
         match self.headers {
             HeaderReading::All => true,
+            HeaderReading::Off if self.detail == RecordDetail::Each => !compressed,
             HeaderReading::Off => false,
-            HeaderReading::Auto if !compressed => true,
+            HeaderReading::Auto if !compressed || self.detail == RecordDetail::Each => true,
             HeaderReading::Auto => self.topics.get_mut(topic).is_none_or(|watch| {
                 let quiet = watch.quiet_batches >= QUIET_BATCHES && at.since(watch.quiet_since) >= QUIET_TIME;
                 if quiet {
@@ -173,7 +174,7 @@ impl BatchReader {
     }
 
     fn watch(&mut self, topic: &Topic, at: Timestamp, context_seen: bool) {
-        if self.headers != HeaderReading::Auto || self.detail == RecordDetail::All {
+        if self.headers != HeaderReading::Auto || self.detail != RecordDetail::Contexts {
             return;
         }
         let fresh = Watch { quiet_batches: 0, quiet_since: at };
@@ -243,7 +244,8 @@ impl BatchReader {
         counters.damaged_headers += u64::from(extracted.damaged);
         let wanted = match self.detail {
             RecordDetail::All => true,
-            RecordDetail::Contexts => extracted.context.is_some() && read.records.len() < MAX_CONTEXTS,
+            RecordDetail::Each => read.records.len() < MAX_LISTED,
+            RecordDetail::Contexts => extracted.context.is_some() && read.records.len() < MAX_LISTED,
         };
         if wanted {
             read.records.push(RecordFact {

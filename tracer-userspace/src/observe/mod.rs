@@ -50,7 +50,10 @@ pub enum RecordDetail {
     /// Those that carry a trace context.
     #[default]
     Contexts,
-    /// All.
+    /// Each, as far as a batch of the size that applications send goes (65,536 records); compressed batches are left compressed where
+    /// headers are never read.
+    Each,
+    /// All, without a bound.
     All,
 }
 

@@ -107,8 +107,9 @@ impl Telemetry {
     /// Whether the producer's side, by the same rules, had records left for a batch span.
     fn sender_made_batch_span(&self, fetched: &FetchedBatch, split: &Split<'_>) -> bool {
         match (self.rules.scope, fetched.records_read) {
-            (Scope::Record, RecordsRead::All) => false,
-            (Scope::Auto, RecordsRead::All) => i32::try_from(split.eligible).is_ok_and(|eligible| eligible < fetched.header.record_count),
+            (Scope::Record | Scope::Auto, RecordsRead::All) => {
+                i32::try_from(split.eligible).is_ok_and(|eligible| eligible < fetched.header.record_count)
+            }
             (Scope::Batch, _) | (_, RecordsRead::NotRead | RecordsRead::Partly) => true,
         }
     }
