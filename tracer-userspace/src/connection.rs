@@ -145,7 +145,11 @@ struct Core {
     ignored: bool,
     verdict: Option<Verdict>,
     ended: Option<Ended>,
+    /// When the first event was seen; `None` before it.
+    first_event: Option<Timestamp>,
     last_event: Timestamp,
+    /// Its SYN was seen: nothing came before the first event.
+    opened: bool,
 }
 
 #[derive(Debug)]
@@ -212,7 +216,9 @@ impl Connection {
                 sasl_succeeded: false,
                 verdict: None,
                 ended: None,
+                first_event: None,
                 last_event: Timestamp::ZERO,
+                opened: false,
             },
             halves: PerDirection { sent: Half::new(&limits), received: Half::new(&limits) },
             limits,
@@ -272,14 +278,14 @@ impl Connection {
 
     /// A SYN was seen.
     pub fn open(&mut self, direction: Direction, initiator: bool, first_position: u32, time: Timestamp) -> After {
-        self.core.last_event = time;
+        self.core.event_at(time);
         if initiator && self.core.ended.is_some() {
             return After::Replaced;
         }
         match self.halves.get_mut(direction).stream.open(first_position) {
             Opened::Other => return After::Replaced,
             Opened::Again => return After::Continue,
-            Opened::First => {}
+            Opened::First => self.core.opened = true,
         }
         if self.core.role == Role::Unknown {
             self.core.role = Role::Requests(if initiator { direction } else { direction.opposite() });
@@ -289,7 +295,7 @@ impl Connection {
 
     /// Bytes were seen.
     pub fn data(&mut self, data: &Data<'_>, reader: &mut Reader<'_>) {
-        self.core.last_event = data.time;
+        self.core.event_at(data.time);
         self.run(data.direction, reader, Step::Push(data));
         self.look_again(data.time, reader);
         self.settle(data.time, reader);
@@ -297,7 +303,7 @@ impl Connection {
 
     /// FIN or RST was seen.
     pub fn close(&mut self, direction: Direction, position: u32, reset: bool, time: Timestamp, reader: &mut Reader<'_>) {
-        self.core.last_event = time;
+        self.core.event_at(time);
         if reset {
             self.core.ended.get_or_insert(Ended { reset, at: time });
             self.halves.get_mut(direction).stream.reset(position);
@@ -791,7 +797,32 @@ impl Core {
 
     fn connection_event(&self, kind: ConnectionEventKind, time: Timestamp, reader: &mut Reader<'_>) {
         let connection = self.info.clone().unwrap_or_else(|| self.describe(Direction::Sent));
-        (reader.sink)(Observation::Connection(ConnectionEvent { connection, time, kind }));
+        let event = ConnectionEvent {
+            connection,
+            client_id: self.client_id.clone(),
+            seen_from: self.first_event.unwrap_or(time),
+            from_its_start: self.opened,
+            time,
+            kind,
+        };
+        (reader.sink)(Observation::Connection(event));
+    }
+
+    /// Requests went this way, none was answered: what else was said is not known.
+    fn never_confirmed(&self, direction: Direction, at: Timestamp, reader: &mut Reader<'_>) {
+        let connection = self.describe(direction);
+        if self.confirmed || self.ignored || self.open.get(direction).is_empty() || !reader.sides.wants(connection.side) {
+            return;
+        }
+        let (client_id, seen_from) = (self.client_id.clone(), self.first_event.unwrap_or(at));
+        let kind = ConnectionEventKind::NeverConfirmed;
+        let event = ConnectionEvent { connection, client_id, seen_from, from_its_start: self.opened, time: at, kind };
+        (reader.sink)(Observation::Connection(event));
+    }
+
+    fn event_at(&mut self, time: Timestamp) {
+        self.first_event.get_or_insert(time);
+        self.last_event = time;
     }
 
     fn describe(&self, requests: Direction) -> Arc<observe::Connection> {
@@ -828,6 +859,9 @@ impl Core {
             Some(ended) => (Outcome::ConnectionClosed, ended.at),
             None => (Outcome::AnswerNotSeen, now),
         };
+        for direction in BOTH {
+            self.never_confirmed(direction, at, reader);
+        }
         let left: Vec<_> = self.open.sent.drain().chain(self.open.received.drain()).collect();
         for open in left {
             let outcome = if open.answer_may_be_lost { Outcome::AnswerNotSeen } else { outcome };

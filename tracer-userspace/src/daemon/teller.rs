@@ -9,13 +9,15 @@ use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tracing::debug;
+
 use super::lines::{Lines, Writer};
 use crate::counters::Counters;
 use crate::enrich::Enricher;
 use crate::export::otlp::{Flushed, MetricSource};
 use crate::export::records::write_records;
 use crate::export::{Otlp, Text};
-use crate::observe::{Observation, Process};
+use crate::observe::{ConnectionEvent, ConnectionEventKind, Observation, Process};
 use crate::pipeline::Sink;
 use crate::source::{SocketKey, Verdict};
 use crate::telemetry::metrics::{HealthMeter, Metrics};
@@ -146,9 +148,31 @@ impl Teller {
     }
 }
 
+/// What became of a connection, and from when on it was seen: whoever misses something can look it up.
+fn list(event: &ConnectionEvent) {
+    let kind = match &event.kind {
+        ConnectionEventKind::Confirmed => "followed",
+        ConnectionEventKind::NeverConfirmed => "never_followed",
+        ConnectionEventKind::Closed { reset: false } => "closed",
+        ConnectionEventKind::Closed { reset: true } => "reset",
+        ConnectionEventKind::Authenticated { .. } => "authenticated",
+        ConnectionEventKind::AuthenticationFailed { .. } => "authentication_failed",
+        ConnectionEventKind::Encrypted => "encrypted",
+        ConnectionEventKind::LostSync => "lost_sync",
+        ConnectionEventKind::RegainedSync => "regained_sync",
+    };
+    let connection = &event.connection;
+    let client_id = event.client_id.as_deref().unwrap_or_default();
+    let (time_ns, seen_from_ns, from_its_start) = (event.time.unix_ns(), event.seen_from.unix_ns(), event.from_its_start);
+    debug!(kind, client = %connection.client, broker = %connection.broker, client_id, time_ns, seen_from_ns, from_its_start, "Connection.");
+}
+
 impl Sink for Teller {
     fn observation(&mut self, observation: Observation) {
         let Self { telemetry, metrics, otlp, console, .. } = self;
+        if let Observation::Connection(event) = &observation {
+            list(event);
+        }
         metrics.observe(&observation);
         match console {
             Some(Console::Text(text, _)) => text.observe(&observation),

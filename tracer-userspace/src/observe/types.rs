@@ -427,6 +427,12 @@ pub struct Exchange {
 pub struct ConnectionEvent {
     /// The connection.
     pub connection: Arc<Connection>,
+    /// As its last request said.
+    pub client_id: Option<Arc<str>>,
+    /// When the first of it was seen: what it said before is not known.
+    pub seen_from: Timestamp,
+    /// It said nothing before: its SYN was seen.
+    pub from_its_start: bool,
     /// When.
     pub time: Timestamp,
     /// What.
@@ -438,6 +444,8 @@ pub struct ConnectionEvent {
 pub enum ConnectionEventKind {
     /// First pair of request and answer: it speaks Kafka.
     Confirmed,
+    /// It ended, and none of its requests was seen to be answered: nothing of it is told.
+    NeverConfirmed,
     /// It ended.
     Closed {
         /// By RST.
