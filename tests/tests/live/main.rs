@@ -5,6 +5,7 @@
 #![expect(clippy::indexing_slicing, reason = "a test that fails says so")]
 
 mod accounting;
+mod chaos;
 mod check;
 mod collector;
 mod demo;

@@ -145,17 +145,33 @@ impl Collector {
     /// If the file holds something else than JSON.
     pub fn counted(&self, metric: &str, word: &str) -> Result<f64> {
         let quoted = format!("\"{word}\"");
-        let history = self.history(metric)?;
-        let wanted = history.iter().filter(|(series, _)| word.is_empty() || series.contains(&quoted));
+        let histories = self.histories(&[metric])?;
+        let wanted = histories
+            .values()
+            .flatten()
+            .filter(|((resource, attributes), _)| word.is_empty() || resource.contains(&quoted) || attributes.contains(&quoted));
         Ok(wanted.filter_map(|(_, values)| values.last()).map(|(_, value)| value).sum())
     }
 
-    /// All values of a counter.
+    /// All values of some counters.
     ///
     /// # Errors
     /// If the file holds something else than JSON.
-    pub fn history(&self, metric: &str) -> Result<History> {
-        Ok(history(&self.metrics()?, metric))
+    pub fn histories<'a>(&self, metrics: &[&'a str]) -> Result<BTreeMap<&'a str, History>> {
+        let mut read: BTreeMap<&str, History> = BTreeMap::new();
+        let path = self.dir.join("metrics.json");
+        let Ok(file) = File::open(&path) else { return Ok(read) };
+        for line in BufReader::new(file).lines() {
+            // The last line may be half written while the Collector runs.
+            let Ok(request) = serde_json::from_str::<Value>(&line?) else { break };
+            for (metric, history) in histories(&[request], metrics) {
+                let known = read.entry(metric).or_default();
+                for (series, values) in history {
+                    known.entry(series).or_default().extend(values);
+                }
+            }
+        }
+        Ok(read)
     }
 
     fn requests(&self, file: &str) -> Result<Vec<Value>> {
@@ -202,34 +218,37 @@ service:
     }
 }
 
-/// A metric's values: by series (its resource and attributes, as JSON) when it was read (nanoseconds since 1970) and what.
-pub type History = BTreeMap<String, Vec<(u64, f64)>>;
+/// A metric's values: by series (its resource and its attributes, as JSON) when it was read (nanoseconds since 1970) and what.
+pub type History = BTreeMap<(String, String), Vec<(u64, f64)>>;
 
-/// All values of a sum.
-fn history(requests: &[Value], metric: &str) -> History {
-    let list = |value: &Value, name: &str| value.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
-    let field = |value: &Value, name: &str| value.get(name).cloned().unwrap_or_default();
+/// All values of some sums.
+fn histories<'a>(requests: &[Value], metrics: &[&'a str]) -> BTreeMap<&'a str, History> {
     let whole = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).and_then(|digits| digits.parse().ok());
-    let mut history = History::new();
+    let mut histories: BTreeMap<&str, History> = metrics.iter().map(|metric| (*metric, History::new())).collect();
     for resource in requests.iter().flat_map(|request| list(request, "resourceMetrics")) {
-        let metrics = list(&resource, "scopeMetrics").into_iter().flat_map(|scope| list(&scope, "metrics"));
-        for found in metrics.filter(|found| found.get("name").and_then(Value::as_str) == Some(metric)) {
-            for point in list(&field(&found, "sum"), "dataPoints") {
-                let series = format!("{} {}", field(&resource, "resource"), field(&point, "attributes"));
+        for found in list(resource, "scopeMetrics").iter().flat_map(|scope| list(scope, "metrics")) {
+            let Some(history) = found.get("name").and_then(Value::as_str).and_then(|name| histories.get_mut(name)) else { continue };
+            for point in found.get("sum").map_or(&[][..], |sum| list(sum, "dataPoints")) {
+                let part = |of: &Value, name: &str| of.get(name).map(Value::to_string).unwrap_or_default();
+                let series = (part(resource, "resource"), part(point, "attributes"));
                 #[expect(clippy::cast_precision_loss, reason = "what is counted here stays below 2^53")]
-                let value = whole(&point, "asInt").map(|value: u64| value as f64);
+                let value = whole(point, "asInt").map(|value: u64| value as f64);
                 let value = value.or_else(|| point.get("asDouble").and_then(Value::as_f64));
-                let at_ns = whole(&point, "timeUnixNano").unwrap_or(0);
+                let at_ns = whole(point, "timeUnixNano").unwrap_or(0);
                 history.entry(series).or_default().push((at_ns, value.unwrap_or(0.0)));
             }
         }
     }
-    history
+    histories
+}
+
+fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+    value.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::history;
+    use super::histories;
 
     #[test]
     fn a_series_is_read_in_the_order_it_was_told() {
@@ -240,7 +259,9 @@ mod tests {
                     {"name": "sent", "sum": {"dataPoints": [{"attributes": [], "asInt": value, "timeUnixNano": "7"}]}},
                     {"name": "other", "sum": {"dataPoints": [{"attributes": [], "asInt": "99"}]}}]}]}]})
         };
-        let points = history(&[request("a", "1"), request("b", "10"), request("a", "3")], "sent");
+        let mut read = histories(&[request("a", "1"), request("b", "10"), request("a", "3")], &["sent", "unsaid"]);
+        assert!(read["unsaid"].is_empty());
+        let points = read.remove("sent").unwrap();
         assert_eq!(points.into_values().collect::<Vec<_>>(), [vec![(7, 1.0), (7, 3.0)], vec![(7, 10.0)]]);
     }
 }
