@@ -3,7 +3,7 @@
 
 from coordinates import read_all, warm
 from cluster import produce
-from lab import Cluster, Java, Scenario
+from lab import Cluster, Java, Scenario, streams
 
 FACTS = ("java kafka-clients", "4.4.0", "4.4.0")
 
@@ -141,6 +141,31 @@ def streams_like(out, cluster, java):
         s.skipped("grp-eos-check", "eos-check", target, 0, aborted, "aborted")
 
 
+def streams_group(out, cluster, java):
+    """Kafka Streams with its own group protocol: one thread, which reads one topic and writes another."""
+    source, target, app = "streams-in", "streams-out", "grp-streams"
+    ids = {topic: java("create", topic=topic, partitions=2)["topic_id"] for topic in (source, target)}
+    with Scenario("group-streams", "KIP-1071: Kafka Streams as member of a streams group, at least once", "java kafka-streams", "4.4.0", "4.4.0", out) as s:
+        for topic, topic_id in ids.items():
+            s.topic(topic, topic_id, 2)
+        java("producer", "p", settings=java.settings("streams-source", **{"linger.ms": "100"}))
+        produce(s, java, "p", "streams-source", [record for partition in (0, 1) for record in s.records(source, 3, partition=partition)])
+        java("close", "p")
+        settings = java.settings("streams-app", **{
+            "application.id": app, "group.protocol": "streams", "auto.offset.reset": "earliest", "commit.interval.ms": "400", "linger.ms": "100",
+            "state.dir": cluster.scratch.name, "statestore.cache.max.bytes": "0"})
+        seen = streams({"settings": settings, "from": source, "to": target, "count": 6})
+        s.consumed(app, "streams-app-StreamThread-1-consumer", seen)
+        java("consumer", "c", topics=[target], settings=java.settings("streams-check", **{"group.id": "grp-streams-check"}))
+        made = java("poll", "c", count=6, seconds=30)["records"]
+        java("close", "c")
+        s.consumed("grp-streams-check", "streams-check", made)
+        # Where they came to lie is known from those that read them: the application is not told.
+        sent = [{"topic": target, "key": r["key"], "value": "x" * r["value_len"], "headers": r["headers"]} for r in made]
+        places = [{"partition": r["partition"], "offset": r["offset"], "timestamp": r["timestamp"]} for r in made]
+        s.produced("streams-app-StreamThread-1-producer", sent, places, offset_source="from consumer")
+
+
 def commits(out, cluster, java):
     topic = "commits"
     topic_id = java("create", topic=topic)["topic_id"]
@@ -162,7 +187,7 @@ def commits(out, cluster, java):
 
 SCENARIOS = {
     "share-redelivery": share, "share-implicit": share_implicit, "group-crash": crash, "group-kip848-static": kip848, "group-classic-static": static_members, "group-two-of-one-client-id": two_groups,
-    "group-consume-transform-produce": streams_like, "group-commits": commits,
+    "group-consume-transform-produce": streams_like, "group-commits": commits, "group-streams": streams_group,
 }
 
 

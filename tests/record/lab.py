@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 import uuid
+import zlib
 
 HERE = pathlib.Path(__file__).resolve().parent
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "kafka-tracer"
@@ -184,16 +185,31 @@ class Cluster:
         self.processes[number].wait(60)
 
 
+def compiled(name, class_path):
+    """The folder with the classes of clients/NAME.java."""
+    classes = pathlib.Path(tempfile.gettempdir(), f"recording-{name.lower()}-{zlib.crc32(class_path.encode()):08x}")
+    source, done = HERE / f"clients/{name}.java", classes / f"{name}.class"
+    if not done.exists() or done.stat().st_mtime < source.stat().st_mtime:
+        subprocess.run(["javac", "--release", "17", "-cp", class_path, "-d", classes, source], check=True)
+    return classes
+
+
+def streams(job, version="4.4.0"):
+    """Runs clients/Streams.java until it has handed on as many records as the job says."""
+    class_path = f"{CACHE}/kafka-{version}/*:{CACHE}/record-streams-{version}/*"
+    command = ["java", "-Xmx300m", "-XX:+UseSerialGC", "-cp", f"{class_path}:{compiled('Streams', class_path)}", "Streams", json.dumps(job)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if run.returncode:
+        raise RuntimeError(run.stderr[-3000:])
+    return json.loads(run.stdout)
+
+
 class Java:
     """The Java clients of clients/Driver.java, driven by name."""
 
     def __init__(self, bootstrap, version="4.4.0"):
-        classes = pathlib.Path(tempfile.gettempdir(), f"recording-driver-{version}")
         jars = CACHE / f"kafka-{version}"
-        source = HERE / "clients/Driver.java"
-        compiled = classes / "Driver.class"
-        if not compiled.exists() or compiled.stat().st_mtime < source.stat().st_mtime:
-            subprocess.run(["javac", "--release", "17", "-cp", f"{jars}/*", "-d", classes, source], check=True)
+        classes = compiled("Driver", f"{jars}/*")
         self.bootstrap = bootstrap
         self.log = open(os.environ.get("RECORDING_LOG", os.devnull), "ab")
         command = ["java", "-Xmx300m", "-Xshare:auto", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{jars}/*:{classes}", "Driver"]

@@ -1,12 +1,14 @@
 //! What groups are given, again, and what they commit.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
 use opentelemetry::SpanId;
 use tracer_userspace::observe::Outcome;
-use tracer_userspace::telemetry::OperationName::{Commit, Fetch};
+use tracer_userspace::telemetry::OperationName::{Commit, Fetch, Send};
+use tracer_userspace::telemetry::Scope;
 
-use crate::told::told;
+use crate::told::{capture, told, told_of};
 
 #[test]
 fn what_a_share_group_released_is_redelivered_and_each_acknowledgement_says_how() {
@@ -51,6 +53,20 @@ fn what_a_member_left_uncommitted_is_redelivered_to_the_next() {
     let roots: Vec<_> = told.spans(Fetch, "crash").iter().map(|f| f.data.parent_span_id == SpanId::INVALID).collect();
     assert_eq!(roots, [false, true, false], "what was worked on before does not continue the producer's trace");
     told.parents_are_there();
+}
+
+#[test]
+fn a_streams_group_is_named_like_any_other_and_commits_what_it_handed_on() {
+    let told = told_of(&capture("group-streams"), Scope::Auto);
+    let of_app = |group: &Option<Arc<str>>| group.as_deref() == Some("grp-streams");
+    let given: u32 = told.fetched().filter(|fetched| of_app(&fetched.group)).map(|fetched| fetched.delivered.delivered).sum();
+    assert_eq!(given, 6, "all deliveries to Kafka Streams name its group");
+    let commits: BTreeSet<_> = told.commits().filter(|commit| &*commit.group == "grp-streams").map(|c| (c.partition, c.offset)).collect();
+    assert_eq!(commits, BTreeSet::from([(0, 3), (1, 3)]));
+    // What comes out carries the context of what went in, as three records do.
+    let of = |operation, topic| told.spans(operation, topic).iter().map(|span| span.data.span_context.trace_id()).collect::<HashSet<_>>();
+    assert_eq!(of(Fetch, "streams-in").intersection(&of(Send, "streams-out")).count(), 3);
+    told.parents_are_there_or_carried();
 }
 
 #[test]
