@@ -27,10 +27,12 @@ pub enum Counter {
     BeforeAccept = 9,
     /// Segments that overtook the first of their connection.
     Overtook = 10,
+    /// Calls into TLS libraries of which no beginning was seen, or too many at once.
+    LostCalls = 11,
 }
 
 /// How many counters there are.
-pub const COUNTERS: u32 = 11;
+pub const COUNTERS: u32 = 12;
 
 impl Counter {
     /// All counters in the order of their indices.
@@ -46,6 +48,7 @@ impl Counter {
         Self::LostNoState,
         Self::BeforeAccept,
         Self::Overtook,
+        Self::LostCalls,
     ];
 
     /// Name for logs and metrics.
@@ -63,6 +66,7 @@ impl Counter {
             Self::LostNoState => "no_state",
             Self::BeforeAccept => "before_accept",
             Self::Overtook => "overtook",
+            Self::LostCalls => "calls",
         }
     }
 }

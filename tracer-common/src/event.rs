@@ -8,8 +8,10 @@ pub enum Kind {
     Data = 1,
     /// The socket became a candidate: [`Opening`] follows. Comes before its first data, more than once in a rare race.
     Open = 2,
-    /// FIN or RST. Nothing follows.
+    /// FIN or RST, or the end of a TLS session. Nothing follows.
     Close = 3,
+    /// A process connects to a port that is known for Kafka: `pid`, `peer` and `peer_port`. Nothing follows.
+    Connect = 4,
 }
 
 impl Kind {
@@ -20,6 +22,7 @@ impl Kind {
             1 => Some(Self::Data),
             2 => Some(Self::Open),
             3 => Some(Self::Close),
+            4 => Some(Self::Connect),
             _ => None,
         }
     }
@@ -41,6 +44,8 @@ pub mod flag {
     pub const RESET: u8 = 2;
     /// The segment overtook the first of its connection, which will tell whether this one is wanted.
     pub const OVERTOOK: u8 = 4;
+    /// The addresses are not known: of a TLS session, whose socket's descriptor plus one is in `origin`, or 0 when that is not known either.
+    pub const UNTIED: u8 = 8;
 }
 
 /// Bits of [`Opening::flags`].
@@ -59,7 +64,7 @@ pub mod opening {
 pub struct EventHeader {
     /// When it was seen: nanoseconds of the kernel's boot clock.
     pub boot_ns: u64,
-    /// Cookie of the socket.
+    /// Cookie of the socket; of a TLS session, its id.
     pub cookie: u64,
     /// Cookie of the listener that accepted the socket; 0 when unknown.
     pub origin: u64,

@@ -10,3 +10,4 @@ pub mod event;
 pub mod judge;
 pub mod limits;
 pub mod socket;
+pub mod tls;

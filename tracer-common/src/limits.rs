@@ -31,6 +31,24 @@ pub const MAX_VERDICTS: u32 = 65_536;
 /// Size of the ring, unless configured otherwise.
 pub const DEFAULT_RING_BYTES: u32 = 32 << 20;
 
+/// Blocks that one program copies of a call into a TLS library: 64 KiB. What is longer is copied by programs that follow.
+pub const CALL_BLOCKS: u32 = 4;
+
+/// Blocks that each of those copies.
+pub const WALK_BLOCKS: u32 = 16;
+
+/// Programs that can follow one another (`MAX_TAIL_CALL_CNT` of the oldest kernels is 32): 8 MiB of one call.
+pub const MAX_WALKS: u32 = 31;
+
+/// TLS sessions that are known at once; the one that was used longest ago is forgotten.
+pub const MAX_SESSIONS: u32 = 16_384;
+
+/// Calls into TLS libraries that have not returned.
+pub const MAX_CALLS: u32 = 8_192;
+
+/// Calls of a TLS session on a port that is not known for Kafka that are judged before the kernel stops looking.
+pub const MAX_JUDGED_CALLS: u32 = 16;
+
 /// Room of the ring that the rest of a segment, `rest` bytes of less than a block, takes. A whole block's for anything longer.
 #[must_use]
 pub const fn tail_class(rest: u32) -> u32 {

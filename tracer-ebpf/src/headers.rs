@@ -6,7 +6,7 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated;
 use tracer_common::counter::Counter;
 
-use crate::maps::count;
+use crate::counts::count;
 
 /// Flags of a TCP header's byte 13.
 pub(crate) mod tcp_flag {

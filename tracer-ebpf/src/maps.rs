@@ -7,7 +7,7 @@ use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use tracer_common::config::Config;
-use tracer_common::counter::{COUNTERS, Counter};
+use tracer_common::counter::COUNTERS;
 use tracer_common::limits;
 use tracer_common::socket::Socket;
 
@@ -40,40 +40,9 @@ pub(crate) static VERDICTS: LruHashMap<u64, u32, { limits::MAX_VERDICTS as usize
 #[btf_map]
 pub(crate) static EARLY: ProgramArray<1> = ProgramArray::new();
 
-/// Counters by [`Counter`], together at index 0.
+/// Counters by [`tracer_common::counter::Counter`], together at index 0.
 #[btf_map]
 pub(crate) static COUNTS: PerCpuArray<[u64; COUNTERS as usize], 1> = PerCpuArray::new();
-
-/// This CPU's counters. Looked up once for all that is counted: a lookup wherever something is counted is a branch each, and the verifier of
-/// Linux 6.1 gives up on a copying loop with four of them.
-#[derive(Clone, Copy)]
-pub(crate) struct Counts(*mut [u64; COUNTERS as usize]);
-
-impl Counts {
-    #[inline(always)]
-    pub(crate) fn of_this_cpu() -> Option<Self> {
-        COUNTS.get_ptr_mut(0).map(Self)
-    }
-
-    /// Adds to a counter. A program of the other direction can come in between, so it may miss.
-    #[inline(always)]
-    pub(crate) fn add(self, counter: Counter, by: u64) {
-        // SAFETY: the map gave the pointer, and it lives as long as the program; there is a slot for each counter.
-        #[expect(unsafe_code, reason = "a map value is reached by pointer")]
-        unsafe {
-            let slot = self.0.cast::<u64>().add(counter as usize);
-            *slot = (*slot).wrapping_add(by);
-        }
-    }
-}
-
-/// Counts something rare.
-#[inline(always)]
-pub(crate) fn count(counter: Counter, by: u64) {
-    if let Some(counts) = Counts::of_this_cpu() {
-        counts.add(counter, by);
-    }
-}
 
 /// Storage in each socket, copied from a listener into the sockets that it accepts (`BPF_F_CLONE`): they know their listener.
 ///

@@ -8,6 +8,7 @@
 #![feature(asm_experimental_arch)]
 
 mod capture;
+mod counts;
 mod filter;
 mod headers;
 mod maps;

@@ -8,7 +8,8 @@ use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use tracer_common::counter::Counter;
 
-use crate::maps::{Counts, RING, SLEEPING};
+use crate::counts::Counts;
+use crate::maps::{RING, SLEEPING};
 
 /// How the events of one packet are handed over.
 #[derive(Clone, Copy)]

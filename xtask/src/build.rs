@@ -10,7 +10,7 @@ use crate::{setup, step, workspace};
 
 const BPF_TARGET: &str = "bpfel-unknown-none";
 /// The objects of `tracer-ebpf`, each a binary of that crate.
-const OBJECTS: [&str; 3] = ["packet", "socket", "socket_ring"];
+const OBJECTS: [&str; 4] = ["packet", "socket", "socket_ring", "tls"];
 
 /// How a build is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 """A Kafka application of the tests over kafka-python: one JSON object says what to do, one line per record says what came of it."""
 
 import sys
+import time
 
 import application
 from kafka import KafkaConsumer, KafkaProducer
@@ -59,10 +60,54 @@ def consume_until(job, settings):
         consumer.close()
 
 
+def produce(job, settings):
+    codec = None if job["codec"] == "none" else job["codec"]
+    producer = KafkaProducer(**settings, linger_ms=job["linger_ms"], compression_type=codec)
+    start = time.monotonic()
+    sent = []
+    for index in range(job["records"]):
+        text = application.context(index, job["context_every"], job["unsampled_every"])
+        if job["rate"] > 0:
+            wait = start + index / job["rate"] - time.monotonic()
+            if wait > 0.001:
+                time.sleep(wait)
+        headers = None if text is None else [("traceparent", text.encode())]
+        sent.append((producer.send(job["topic"], b"x" * job["value_bytes"], b"key-%d" % (index % 16), headers=headers), text))
+    records = []
+    for future, text in sent:
+        told = future.get(job["timeout_seconds"])
+        records.append((told.partition, told.offset, text))
+    producer.close()
+    return records
+
+
+def consume(job, settings):
+    consumer = KafkaConsumer(job["topic"], **settings, group_id=job["group"], auto_offset_reset="earliest", enable_auto_commit=False)
+    records = []
+    deadline = time.monotonic() + job["timeout_seconds"]
+    while len(records) < job["records"]:
+        if time.monotonic() > deadline:
+            sys.exit(f"consumed {len(records)} of {job['records']} records in time")
+        polled = consumer.poll(timeout_ms=200)
+        for message in (message for messages in polled.values() for message in messages):
+            headers = dict(message.headers)
+            text = headers.get("traceparent")
+            records.append((message.partition, message.offset, None if text is None else text.decode()))
+        if polled:
+            consumer.commit()
+    consumer.close()
+    return records
+
+
 def main():
     job = application.job()
     settings = {"bootstrap_servers": job["bootstrap"].split(","), "client_id": job["client_id"], **job["properties"]}
-    (produce_until if job["mode"] == "produce_until" else consume_until)(job, settings)
+    if job["mode"].endswith("_until"):
+        (produce_until if job["mode"] == "produce_until" else consume_until)(job, settings)
+        return
+    records = produce(job, settings) if job["mode"] == "produce" else consume(job, settings)
+    for partition, offset, text in records:
+        application.tell({"partition": partition, "offset": offset, "traceparent": text})
 
 
 main()

@@ -18,11 +18,11 @@ const CONTEXT_EVERY: usize = 9;
 const UNSAMPLED_EVERY: usize = 10;
 
 /// What the clients of one topic say that happened.
-struct Told {
-    topic: String,
-    sent: Vec<Record>,
+pub(crate) struct Told {
+    pub(crate) topic: String,
+    pub(crate) sent: Vec<Record>,
     /// By group.
-    fetched: BTreeMap<String, Vec<Record>>,
+    pub(crate) fetched: BTreeMap<String, Vec<Record>>,
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn exchange(broker: &Broker, scratch: &Scratch, clients: &[Client], codec: &str,
     running.into_iter().map(finish).collect()
 }
 
-fn check_topic(told: &Told, spans: &[Span]) -> Result<()> {
+pub(crate) fn check_topic(told: &Told, spans: &[Span]) -> Result<()> {
     let of_topic: Vec<&Span> = spans.iter().filter(|span| span.topic() == Some(&told.topic)).collect();
     let sends: Vec<&Span> =
         of_topic.iter().copied().filter(|span| span.operation() == Some("send") && !span.is("kafka_tracer.retry")).collect();
@@ -196,7 +196,7 @@ fn check_join(group: &str, sends: &[&Span], fetches: &[&Span]) -> Result<()> {
 }
 
 /// The counters say the same as the spans, and that nothing was lost.
-fn check_counters(told: &[Told], spans: &[Span], collector: &Collector) -> Result<()> {
+pub(crate) fn check_counters(told: &[Told], spans: &[Span], collector: &Collector) -> Result<()> {
     let lost = collector.counted("kafka_tracer.capture.lost", "")?;
     anyhow::ensure!(lost == 0.0, "{lost} events or bytes lost on their way from the kernel");
     for told in told {

@@ -14,6 +14,7 @@ mod lab;
 mod lifecycle;
 mod privileges;
 mod restarts;
+mod tls;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};

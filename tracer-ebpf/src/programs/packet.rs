@@ -16,9 +16,10 @@ use tracer_common::judge;
 use tracer_common::limits::{EARLY_BLOCKS, HEAD_BYTES, MAX_BLOCKS};
 use tracer_common::socket::{Socket, State, flag};
 
+use crate::counts::count;
 use crate::filter::Judgement;
 use crate::headers::{self, Packet, tcp_flag};
-use crate::maps::{CONFIG, EARLY, SOCKETS, count};
+use crate::maps::{CONFIG, EARLY, SOCKETS};
 use crate::transport::Way;
 use crate::{capture, filter};
 

@@ -61,6 +61,31 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = size, env = "KAFKA_TRACER_RING_BYTES", help_heading = "Capture")]
     pub ring_bytes: u64,
 
+    /// Whether encrypted connections are seen into, at the TLS libraries of programs that connect to Kafka
+    ///
+    /// OpenSSL and its relatives, as a library of its own or within a program that has its symbols. Nothing is attached to a program without a connection to one of --tls-ports. The thread that attaches keeps `CAP_SYS_ADMIN`, which the kernel asks for.
+    #[arg(long, value_enum, default_value_t = TlsArg::Off, env = "KAFKA_TRACER_TLS", help_heading = "Capture")]
+    pub tls: TlsArg,
+
+    /// Ports where Kafka may listen for encrypted connections
+    ///
+    /// A program that connects to one of them, and does not speak plain Kafka there, has its TLS libraries looked into.
+    #[arg(
+        long,
+        value_name = "PORT,...",
+        value_delimiter = ',',
+        default_value = "9092,9093,9094,9095,9096,9097,9098,9099",
+        env = "KAFKA_TRACER_TLS_PORTS",
+        help_heading = "Capture"
+    )]
+    pub tls_ports: Vec<u16>,
+
+    /// TLS libraries, or programs with one inside, that are looked into in every process that has them mapped
+    ///
+    /// For programs that live too short to be found by their connections. Each process that uses such a file pays about a microsecond for each read and write, whatever it talks to.
+    #[arg(long, value_name = "PATH,...", value_delimiter = ',', env = "KAFKA_TRACER_TLS_LIBRARIES", help_heading = "Capture")]
+    pub tls_libraries: Vec<PathBuf>,
+
     /// Where the host's /proc is mounted
     #[arg(long, value_name = "PATH", default_value = "/proc", env = "KAFKA_TRACER_PROC_ROOT", help_heading = "Capture")]
     pub proc_root: PathBuf,
@@ -220,6 +245,15 @@ pub enum SidesArg {
     Broker,
     /// Both
     Both,
+}
+
+/// Whether encrypted connections are seen into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TlsArg {
+    /// Where a program connects to Kafka
+    Auto,
+    /// Never
+    Off,
 }
 
 /// What computed ids are used for.

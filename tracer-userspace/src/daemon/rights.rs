@@ -41,7 +41,7 @@ fn give_up_all_but(keep: CapabilitySet) {
 
 /// Once capture runs: makes sure that nobody holds more than it should, and sets the filter of system calls.
 pub(super) fn end(seccomp: SeccompArg, rights: &SourceRights) {
-    let threads = privileges::threads_with_more_than(rights.capabilities | OBSERVING);
+    let threads = privileges::threads_with_more_than(rights.capabilities | rights.attaching | OBSERVING);
     if !threads.is_empty() {
         warn!(threads = threads.join(", "), "Threads hold rights that they do not need. Please report it.");
     }

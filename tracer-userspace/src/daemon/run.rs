@@ -15,7 +15,7 @@ use opentelemetry_sdk::Resource;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{debug, error, info, warn};
 
-use super::args::{RunArgs, SourceArg};
+use super::args::{RunArgs, SidesArg, SourceArg, TlsArg};
 use super::lines::Lines;
 use super::log;
 use super::rights;
@@ -27,7 +27,7 @@ use crate::export::Otlp;
 use crate::export::otlp::{Flushed, MetricSource, TransportError};
 use crate::export::text::{Text, may_colour};
 use crate::pipeline::Pipeline;
-use crate::source::ebpf::{Polled, SourceConfig, SourceCounts, SourceError, SourceRights, Sources, StartError};
+use crate::source::ebpf::{Polled, SourceConfig, SourceCounts, SourceError, SourceRights, Sources, StartError, TlsConfig};
 use crate::source::{CaptureEvent, SocketKey, Verdict};
 use crate::telemetry::metrics::{HealthMeter, Metrics};
 use crate::telemetry::semconv::{self, metric};
@@ -147,6 +147,14 @@ impl Capture {
             perf_buffers: args.source == SourceArg::SocketPerf,
             ..SourceConfig::default()
         };
+        let tls = (args.tls == TlsArg::Auto).then(|| TlsConfig {
+            ports: args.tls_ports.clone(),
+            exclude_ports: args.exclude_ports.clone(),
+            libraries: args.tls_libraries.clone(),
+            brokers: args.sides != SidesArg::Client,
+            ring_bytes: settings.tls_ring_bytes,
+            cgroup_root: args.cgroup.clone(),
+        });
         let (deadline, nice, duration) = (settings.shutdown_timeout, settings.nice, settings.duration);
         let pipeline = settings.pipeline.clone();
         let own_pid = args.exclude_self.then(std::process::id);
@@ -154,7 +162,7 @@ impl Capture {
         let thread = std::thread::Builder::new().name("capture".to_owned()).spawn(move || {
             // Something else does not start: then nothing does.
             let Ok(Parts { teller, stop }) = parts.recv() else { return Ended::Failed };
-            let sources = match Sources::start(&config) {
+            let sources = match Sources::start(&config, tls) {
                 Ok(sources) => sources,
                 Err(error) => {
                     let _ = tell.send(Err(Some(error)));
@@ -406,6 +414,10 @@ fn source_health(counts: Option<&SourceCounts>) -> HealthSnapshot {
     }
     for (reason, value) in &counts.lost_events {
         health.add_by(metric::CAPTURE_LOST_EVENTS, semconv::REASON, *reason, *value);
+    }
+    health.add(metric::TLS_SESSIONS, counts.sessions);
+    for (reason, value) in &counts.opaque {
+        health.add_by(metric::TLS_OPAQUE, semconv::REASON, *reason, *value);
     }
     for program in &counts.programs_off {
         health.add_by(metric::CAPTURE_PROGRAMS_OFF, semconv::PROGRAM, *program, 1);

@@ -54,6 +54,8 @@ pub struct Settings {
     pub counted: Side,
     /// Size of the ring.
     pub ring_bytes: u32,
+    /// Size of the ring for what TLS libraries say.
+    pub tls_ring_bytes: u32,
     /// Priority of the capturing thread; 0 leaves it.
     pub nice: i32,
     /// How long ending may take.
@@ -146,6 +148,8 @@ impl Settings {
             },
             counted: if args.sides == SidesArg::Broker { Side::Broker } else { Side::Client },
             ring_bytes: u32::try_from(ring_bytes).unwrap_or(1 << 30),
+            // Part of what is left beside streams and spans. Plaintext is copied once, at the client's end.
+            tls_ring_bytes: u32::try_from(ring_bytes / 4).unwrap_or(1 << 28),
             nice: args.nice,
             shutdown_timeout: args.shutdown_timeout,
             duration: args.duration,

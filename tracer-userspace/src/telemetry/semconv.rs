@@ -116,6 +116,8 @@ pub mod metric {
     pub const CAPTURE_LOST: &str = "kafka_tracer.capture.lost";
     pub const CAPTURE_LOST_EVENTS: &str = "kafka_tracer.capture.lost_events";
     pub const CAPTURE_PROGRAMS_OFF: &str = "kafka_tracer.capture.programs_off";
+    pub const TLS_SESSIONS: &str = "kafka_tracer.tls.sessions";
+    pub const TLS_OPAQUE: &str = "kafka_tracer.tls.opaque";
     pub const STREAM_GAPS: &str = "kafka_tracer.stream.gaps";
     pub const STREAM_LOST: &str = "kafka_tracer.stream.lost";
     pub const FRAMES: &str = "kafka_tracer.frames";
@@ -162,6 +164,8 @@ pub mod metric {
         (CAPTURE_LOST, "By", "Bytes that were seen and not captured, by reason."),
         (CAPTURE_LOST_EVENTS, "{event}", "Events of the kernel that were lost or could not be told, by reason."),
         (CAPTURE_PROGRAMS_OFF, "{program}", "Programs that the kernel refused and capture goes on without."),
+        (TLS_SESSIONS, "{session}", "TLS sessions that were seen into."),
+        (TLS_OPAQUE, "{connection}", "Encrypted connections of which nothing is told, by reason."),
         (STREAM_GAPS, "{gap}", "Holes in observed streams."),
         (STREAM_LOST, "By", "Bytes of observed streams that are in no frame, by reason."),
         (BATCHES, "{batch}", "Batches that were not read to their end, by reason."),

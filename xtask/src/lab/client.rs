@@ -10,8 +10,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{Broker, Distribution, Process};
-use crate::{tools, workspace};
+use super::broker::USER;
+use super::{Access, Broker, Distribution, Process};
+use crate::{step, tools, workspace};
 
 const CONFLUENT_KAFKA_VERSION: &str = "2.16.1";
 const KAFKA_PYTHON_VERSION: &str = "3.0.12";
@@ -29,7 +30,7 @@ pub enum Language {
     Go,
     /// sarama, in Go; does endless work alone.
     Sarama,
-    /// kafka-python; does endless work alone.
+    /// kafka-python.
     KafkaPython,
     /// kafkajs, in Node.js; does endless work alone.
     Kafkajs,
@@ -38,6 +39,8 @@ pub enum Language {
 impl Language {
     /// Those that can do all there is to do.
     pub const ALL: [Self; 3] = [Self::Java, Self::Librdkafka, Self::Go];
+    /// Those whose TLS can be seen into, each with another library below it.
+    pub const SEEN_INTO: [Self; 2] = [Self::Librdkafka, Self::KafkaPython];
     /// All that do endless work.
     pub const ENDLESS: [Self; 6] = [Self::Java, Self::Librdkafka, Self::Go, Self::Sarama, Self::KafkaPython, Self::Kafkajs];
 
@@ -61,6 +64,7 @@ pub struct Client {
     home: PathBuf,
     distribution: Distribution,
     service: Option<String>,
+    access: Access,
 }
 
 /// What a producer is to do.
@@ -190,7 +194,7 @@ struct Job<'a> {
     value_bytes: usize,
     linger_ms: usize,
     timeout_seconds: u64,
-    properties: BTreeMap<&'a str, &'a str>,
+    properties: BTreeMap<&'a str, Cow<'a, str>>,
     codecs: &'a [&'a str],
     round_ms: u128,
     until: Cow<'a, str>,
@@ -223,7 +227,7 @@ impl Client {
             }
             Language::Kafkajs => tools::node_packages("kafkajs", "a client over kafkajs with all its codecs, by npm")?,
         };
-        Ok(Self { language, home, distribution: distribution.clone(), service: None })
+        Ok(Self { language, home, distribution: distribution.clone(), service: None, access: Access::Plain })
     }
 
     /// Its language.
@@ -237,6 +241,48 @@ impl Client {
         Self { service: Some(service.to_owned()), ..self.clone() }
     }
 
+    /// The same client, coming another way. Only those of [`Language::SEEN_INTO`] know another.
+    #[must_use]
+    pub fn over(&self, access: Access) -> Self {
+        Self { access, ..self.clone() }
+    }
+
+    /// The files that a client in Python has its TLS from.
+    ///
+    /// # Errors
+    /// If Python does not load the client, or has no such file.
+    pub fn tls_libraries(&self) -> Result<Vec<PathBuf>> {
+        let module = if self.language == Language::Librdkafka { "confluent_kafka" } else { "ssl" };
+        let program = format!("import {module}\nfor line in open('/proc/self/maps'):\n if ' r-xp ' in line: print(line.split()[-1])");
+        let mapped = step::output(Command::new("python3").args(["-c", &program]).env("PYTHONPATH", &self.home))?;
+        let is_wanted =
+            |path: &&str| path.rsplit('/').next().is_some_and(|name| name.starts_with("librdkafka") || name.starts_with("libssl"));
+        let found: Vec<PathBuf> = mapped.lines().filter(is_wanted).map(PathBuf::from).collect();
+        anyhow::ensure!(!found.is_empty(), "{module} has no TLS library of its own");
+        Ok(found)
+    }
+
+    /// The client's own words for how it comes to the broker.
+    fn security<'a>(&self, broker: &'a Broker) -> BTreeMap<&'a str, Cow<'a, str>> {
+        let Some(certificates) = broker.certificates().filter(|_| self.access != Access::Plain) else { return BTreeMap::new() };
+        let is_mutual = self.access == Access::MutualTls;
+        let path = |path: PathBuf| Cow::Owned(path.to_string_lossy().into_owned());
+        let (protocol, authority, certificate, key, mechanism, user, password) = if self.language == Language::KafkaPython {
+            let (user, password) = ("sasl_plain_username", "sasl_plain_password");
+            ("security_protocol", "ssl_cafile", "ssl_certfile", "ssl_keyfile", "sasl_mechanism", user, password)
+        } else {
+            let (certificate, key) = ("ssl.certificate.location", "ssl.key.location");
+            ("security.protocol", "ssl.ca.location", certificate, key, "sasl.mechanism", "sasl.username", "sasl.password")
+        };
+        let mut words = BTreeMap::from([(authority, path(certificates.authority()))]);
+        if is_mutual {
+            words.extend([(protocol, "SSL".into()), (certificate, path(certificates.client())), (key, path(certificates.client_key()))]);
+        } else {
+            words.extend([(protocol, "SASL_SSL".into()), (mechanism, "PLAIN".into()), (user, USER.0.into()), (password, USER.1.into())]);
+        }
+        words
+    }
+
     /// Starts producing; `client_id` is also the name of its files in `dir`.
     ///
     /// # Errors
@@ -246,7 +292,7 @@ impl Client {
             dir,
             &Job {
                 mode: "produce",
-                bootstrap: &broker.bootstrap(),
+                bootstrap: &format!("127.0.0.1:{}", broker.port_for(self.access)?),
                 client_id,
                 topic: what.topic,
                 records: what.records,
@@ -257,6 +303,7 @@ impl Client {
                 value_bytes: what.value_bytes,
                 linger_ms: what.linger_ms,
                 timeout_seconds: Self::TIME_LIMIT.as_secs(),
+                properties: self.security(broker),
                 ..Job::default()
             },
         )
@@ -271,12 +318,13 @@ impl Client {
             dir,
             &Job {
                 mode: "consume",
-                bootstrap: &broker.bootstrap(),
+                bootstrap: &format!("127.0.0.1:{}", broker.port_for(self.access)?),
                 client_id,
                 topic: what.topic,
                 group: what.group,
                 records: what.records,
                 timeout_seconds: Self::TIME_LIMIT.as_secs(),
+                properties: self.security(broker),
                 ..Job::default()
             },
         )
@@ -300,7 +348,7 @@ impl Client {
             rate: work.rate,
             value_bytes: 1_500,
             linger_ms: 20,
-            properties: work.properties.iter().copied().collect(),
+            properties: work.properties.iter().map(|(name, value)| (*name, Cow::Borrowed(*value))).collect(),
             codecs: work.codecs,
             round_ms: work.round.as_millis(),
             until: work.until.to_string_lossy(),

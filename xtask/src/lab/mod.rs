@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod broker;
+mod certificates;
 mod client;
 mod cluster;
 mod collector;
@@ -22,7 +23,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-pub use broker::Broker;
+pub use broker::{Access, Broker};
+pub use certificates::Certificates;
 pub use client::{Client, Consume, Language, Produce, Record, Running, Told, Work, WorkKind, Workers};
 pub use cluster::Cluster;
 pub use collector::{Collector, History, Protocol};

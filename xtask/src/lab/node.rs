@@ -40,6 +40,11 @@ impl Node {
         self.port
     }
 
+    /// Where it listens for other controllers.
+    pub(super) fn controller_port(&self) -> u16 {
+        self.controller_port
+    }
+
     /// Its part of `controller.quorum.voters`.
     pub(super) fn voter(&self) -> String {
         format!("{}@127.0.0.1:{}", self.number, self.controller_port)

@@ -259,6 +259,7 @@ fn loss(value: &HealthValue) -> Option<String> {
         | metric::CAPTURE_LOST_EVENTS
         | metric::EXPORT_LINES
         | metric::METRICS_LOST
+        | metric::TLS_OPAQUE
         | metric::STREAM_GAPS
         | metric::STREAM_LOST
         | metric::OBSERVATIONS_UNNAMED

@@ -9,12 +9,14 @@ mod clock;
 mod config;
 mod error;
 mod load;
+mod out;
 mod owner;
 mod pace;
 pub mod packet;
 pub mod probe;
 pub mod socket;
 mod sources;
+pub mod tls;
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -25,6 +27,7 @@ pub use pace::Pacer;
 pub use packet::PacketSource;
 pub use socket::SocketSource;
 pub use sources::{SourceRights, Sources};
+pub use tls::{TlsConfig, TlsSource};
 
 use super::{CaptureEvent, SocketKey, Verdict};
 
@@ -121,6 +124,10 @@ pub struct SourceCounts {
     pub lost_events: Vec<(&'static str, u64)>,
     /// Programs that the kernel refused and capture goes on without.
     pub programs_off: Vec<&'static str>,
+    /// TLS sessions that were seen into.
+    pub sessions: u64,
+    /// Encrypted connections, or sessions, of which nothing is told, by reason.
+    pub opaque: Vec<(&'static str, u64)>,
 }
 
 impl SourceCounts {
@@ -129,7 +136,10 @@ impl SourceCounts {
         self.events += other.events;
         self.bytes += other.bytes;
         self.programs_off.extend(other.programs_off);
-        for (to, from) in [(&mut self.lost_bytes, other.lost_bytes), (&mut self.lost_events, other.lost_events)] {
+        self.sessions += other.sessions;
+        for (to, from) in
+            [(&mut self.lost_bytes, other.lost_bytes), (&mut self.lost_events, other.lost_events), (&mut self.opaque, other.opaque)]
+        {
             for (reason, value) in from {
                 match to.iter_mut().find(|(known, _)| *known == reason) {
                     Some((_, sum)) => *sum += value,
@@ -180,7 +190,7 @@ mod tests {
             bytes: 10,
             lost_bytes: vec![("unreadable", 3)],
             lost_events: vec![(RING_FULL, 1), ("malformed", 0)],
-            programs_off: Vec::new(),
+            ..SourceCounts::default()
         };
         counts.add(SourceCounts {
             events: 2,
@@ -188,6 +198,7 @@ mod tests {
             lost_bytes: vec![(RING_FULL, 7), ("unreadable", 1)],
             lost_events: vec![(RING_FULL, 4)],
             programs_off: vec!["a program"],
+            ..SourceCounts::default()
         });
         assert_eq!((counts.events, counts.bytes), (3, 30));
         assert_eq!(counts.lost_bytes, [("unreadable", 4), (RING_FULL, 7)]);

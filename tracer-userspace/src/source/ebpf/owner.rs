@@ -105,7 +105,7 @@ struct Wanted {
 }
 
 /// All processes, lowest first.
-fn pids() -> Vec<u32> {
+pub(super) fn pids() -> Vec<u32> {
     let mut pids: Vec<u32> =
         fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     pids.sort_unstable();
@@ -113,7 +113,7 @@ fn pids() -> Vec<u32> {
 }
 
 /// A process of each network namespace that processes live in.
-fn one_of_each_network_namespace(pids: &[u32]) -> Vec<u32> {
+pub(super) fn one_of_each_network_namespace(pids: &[u32]) -> Vec<u32> {
     let mut seen = HashSet::new();
     // One that is gone, or not ours to look at, keeps its secrets.
     let namespace = |pid: &u32| fs::metadata(format!("/proc/{pid}/ns/net")).map(|metadata| metadata.ino());
@@ -132,7 +132,7 @@ fn read_table(table: impl BufRead, wanted: &mut HashMap<Ends, Wanted>) {
 }
 
 /// The addresses and the inode of a socket that a process can hold.
-fn read_line(line: &str) -> Option<(Ends, u64)> {
+pub(super) fn read_line(line: &str) -> Option<(Ends, u64)> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let (local, peer) = (address(fields.next()?)?, address(fields.next()?)?);
     let inode = fields.nth(6)?.parse().ok().filter(|inode| *inode != 0)?;
@@ -174,7 +174,7 @@ fn holders(pids: &[u32], inodes: &HashMap<u64, u64>) -> HashMap<u64, u32> {
 }
 
 /// The inode in `socket:[1234]`.
-fn socket_inode(target: &str) -> Option<u64> {
+pub(super) fn socket_inode(target: &str) -> Option<u64> {
     target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 

@@ -6,7 +6,8 @@ use rustix::thread::CapabilitySet;
 
 use super::probe::{self, Support};
 use super::{
-    BESIDE, LiveSource, MainSource, Pacer, PacketSource, Polled, RunTime, SocketSource, SourceConfig, SourceCounts, SourceError, StartError,
+    BESIDE, LiveSource, MainSource, Pacer, PacketSource, Polled, RunTime, SocketSource, SourceConfig, SourceCounts, SourceError,
+    StartError, TlsConfig, TlsSource,
 };
 use crate::privileges::{Extra, OBSERVING};
 use crate::source::features::{Feature, KernelVersion};
@@ -17,18 +18,23 @@ pub struct Sources {
     /// Sees the connections of the host.
     main: Box<dyn LiveSource + Send>,
     /// Sees into encrypted connections; the scopes of its sockets have [`BESIDE`] set.
-    beside: Option<Box<dyn LiveSource + Send>>,
+    beside: Option<TlsSource>,
     pacer: Pacer,
 }
 
 impl Sources {
-    /// Starts what this host allows. Events come from now on.
+    /// Starts what this host allows. Events come from now on. Without `tls`, or where that cannot run, encrypted connections stay so.
     ///
     /// # Errors
     /// When no main source can run: says what is missing, and what to do about it.
-    pub fn start(config: &SourceConfig) -> Result<Self, StartError> {
+    pub fn start(config: &SourceConfig, tls: Option<TlsConfig>) -> Result<Self, StartError> {
         let pacer = Pacer::new(config.ring_bytes);
-        Ok(Self { main: start_main(config)?, beside: None, pacer })
+        let main = start_main(config)?;
+        let beside = tls.and_then(|tls| {
+            let started = TlsSource::start(tls);
+            started.inspect_err(|error| tracing::warn!(%error, "Encrypted connections cannot be seen into.")).ok()
+        });
+        Ok(Self { main, beside, pacer })
     }
 
     /// Waits until events come or the time is up, and hands on all that are there. Call it in a loop, from one thread: it paces itself.
@@ -37,7 +43,7 @@ impl Sources {
     /// If the kernel refuses what it granted at the start. Lost events are no error: they are holes in the streams, and counted.
     pub fn poll(&mut self, timeout: Duration, sink: &mut dyn FnMut(CaptureEvent<'_>)) -> Result<Polled, SourceError> {
         match &mut self.beside {
-            Some(beside) => self.pacer.poll(&mut [self.main.as_mut(), beside.as_mut()], timeout, sink),
+            Some(beside) => self.pacer.poll(&mut [self.main.as_mut(), beside], timeout, sink),
             None => self.pacer.poll(&mut [self.main.as_mut()], timeout, sink),
         }
     }
@@ -49,7 +55,13 @@ impl Sources {
     pub fn verdict(&mut self, socket: SocketKey, verdict: Verdict) -> Result<(), SourceError> {
         match &mut self.beside {
             Some(beside) if socket.scope & BESIDE != 0 => beside.verdict(socket, verdict),
-            _ => self.main.verdict(socket, verdict),
+            Some(beside) => {
+                if verdict == Verdict::Capture {
+                    beside.is_plain(socket);
+                }
+                self.main.verdict(socket, verdict)
+            }
+            None => self.main.verdict(socket, verdict),
         }
     }
 
@@ -75,24 +87,20 @@ impl Sources {
 
     /// What they need from now on. Called with the rights that they were started with, since it tries what can be done without.
     pub fn rights(&self) -> SourceRights {
-        let all = || std::iter::once(&self.main).chain(&self.beside);
-        let extra = Extra {
-            attaches_later: all().any(|source| source.attaches_later()),
-            writes_tracefs: all().any(|source| source.writes_tracefs()),
-        };
+        let all = || std::iter::once(self.main.as_ref() as &dyn LiveSource).chain(self.beside.as_ref().map(|tls| tls as &dyn LiveSource));
+        let extra = Extra { attaches_later: all().any(LiveSource::attaches_later), writes_tracefs: all().any(LiveSource::writes_tracefs) };
         let mut capabilities = OBSERVING;
-        let has_own = KernelVersion::running().is_none_or(|kernel| kernel >= Feature::OwnCapabilities.row().since);
-        if extra.attaches_later {
-            capabilities |= if has_own { CapabilitySet::BPF | CapabilitySet::PERFMON } else { CapabilitySet::SYS_ADMIN };
-        } else if probe::held_maps() != Support::Yes {
+        if probe::held_maps() != Support::Yes {
+            let has_own = KernelVersion::running().is_none_or(|kernel| kernel >= Feature::OwnCapabilities.row().since);
             capabilities |= if has_own { CapabilitySet::BPF } else { CapabilitySet::SYS_ADMIN };
         }
-        SourceRights { capabilities, extra }
+        let attaching = if extra.attaches_later { super::tls::ATTACHING } else { CapabilitySet::empty() };
+        SourceRights { capabilities, attaching, extra }
     }
 
     /// How long each program ran, while that is counted.
     pub fn run_time(&self) -> Vec<RunTime> {
-        let beside = self.beside.iter().flat_map(|source| source.run_time());
+        let beside = self.beside.iter().flat_map(LiveSource::run_time);
         self.main.run_time().into_iter().chain(beside).collect()
     }
 }
@@ -102,6 +110,8 @@ impl Sources {
 pub struct SourceRights {
     /// Capabilities of the thread that drives them.
     pub capabilities: CapabilitySet,
+    /// Capabilities of the thread that attaches programs later.
+    pub attaching: CapabilitySet,
     /// System calls.
     pub extra: Extra,
 }
@@ -129,7 +139,7 @@ fn start_main(config: &SourceConfig) -> Result<Box<dyn LiveSource + Send>, Start
 
 impl std::fmt::Debug for Sources {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let beside = self.beside.as_ref().map(|source| source.name());
+        let beside = self.beside.as_ref().map(LiveSource::name);
         f.debug_struct("Sources").field("main", &self.main.name()).field("beside", &beside).finish_non_exhaustive()
     }
 }

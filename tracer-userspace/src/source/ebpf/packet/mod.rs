@@ -12,7 +12,7 @@
 //! [`EventKind::Open`]: crate::source::EventKind::Open
 //! [`EventKind::Close`]: crate::source::EventKind::Close
 
-mod cgroup;
+pub(super) mod cgroup;
 mod programs;
 mod translate;
 
@@ -226,7 +226,7 @@ impl LiveSource for PacketSource {
                 Counter::LostUnreadableBytes => counts.lost_bytes.push(("unreadable", value)),
                 Counter::LostTooLongBytes => counts.lost_bytes.push(("too_long", value)),
                 Counter::LostRingFull => counts.lost_events.push((RING_FULL, value)),
-                Counter::SkippedHeaders | Counter::LostNoState => counts.lost_events.push((counter.name(), value)),
+                Counter::SkippedHeaders | Counter::LostNoState | Counter::LostCalls => counts.lost_events.push((counter.name(), value)),
                 // Not lost: how many were looked at, and what came too early and was kept.
                 Counter::Candidates | Counter::BeforeAccept | Counter::Overtook => {}
             }

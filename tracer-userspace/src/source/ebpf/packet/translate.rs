@@ -6,12 +6,13 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use hashlink::{LinkedHashMap, LruCache};
-use tracer_common::event::{EventHeader, Kind, Opening, direction, flag, opening};
+use tracer_common::event::{EventHeader, Kind, Opening, flag, opening};
 
 use crate::source::ebpf::clock::Offset;
+use crate::source::ebpf::out::{Out, address, way};
 use crate::source::ebpf::owner::Ends;
 use crate::source::{CaptureEvent, Direction, EventKind, SocketKey, Verdict};
 
@@ -146,7 +147,7 @@ impl Translator {
                 self.end(header.cookie, way(&header), is_reset);
                 0
             }
-            None => {
+            Some(Kind::Connect) | None => {
                 self.counters.malformed += 1;
                 0
             }
@@ -309,36 +310,9 @@ impl Translator {
     }
 }
 
-/// Where events go, with the clock's offset.
-struct Out<'a> {
-    offset: Offset,
-    sink: &'a mut dyn FnMut(CaptureEvent<'_>),
-}
-
-impl Out<'_> {
-    fn emit(&mut self, socket: SocketKey, pid: Option<u32>, boot_ns: u64, kind: EventKind<'_>) {
-        (self.sink)(CaptureEvent { socket, time: self.offset.wall(boot_ns), pid, kind });
-    }
-
-    fn data(&mut self, socket: SocketKey, pid: Option<u32>, header: &EventHeader, bytes: &[u8]) {
-        let kind = EventKind::Data { direction: way(header), position: header.position, bytes, missing_bytes: header.missing };
-        self.emit(socket, pid, header.boot_ns, kind);
-    }
-}
-
-const fn way(header: &EventHeader) -> Direction {
-    if header.direction == direction::SENT { Direction::Sent } else { Direction::Received }
-}
-
-/// IPv4 comes in IPv6's form.
-fn address(bytes: [u8; 16], port: u16) -> SocketAddr {
-    let address = Ipv6Addr::from(bytes);
-    SocketAddr::new(address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4), port)
-}
-
 #[cfg(test)]
 mod tests {
-    use tracer_common::event::Head;
+    use tracer_common::event::{Head, direction};
 
     use super::*;
 

@@ -260,6 +260,7 @@ impl LiveSource for SocketSource {
                 ("malformed", self.translator.malformed),
             ],
             programs_off: self.programs.off.clone(),
+            ..SourceCounts::default()
         })
     }
 

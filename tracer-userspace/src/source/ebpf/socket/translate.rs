@@ -108,6 +108,11 @@ impl Translator {
                 emit(EventKind::Close { direction: way, position: header.position, reset: false });
                 0
             }
+            // No program of this source says so.
+            Kind::Connect => {
+                self.malformed += 1;
+                0
+            }
         }
     }
 

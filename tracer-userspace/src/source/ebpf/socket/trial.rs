@@ -165,7 +165,7 @@ fn look(source: &mut SocketSource, exchange: &Exchange) -> Seen {
                         stream.take(&header, rest.get(..len).unwrap_or_default());
                     }
                     Some(Kind::Close) => stream.is_closed = true,
-                    Some(Kind::Open) | None => {}
+                    Some(Kind::Open | Kind::Connect) | None => {}
                 }
             }
             0

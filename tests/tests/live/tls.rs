@@ -1,0 +1,96 @@
+//! Encrypted connections: every record that a client's own words tell stands in exactly one span of each side, as if it had been plain.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use xtask::lab::{Access, Broker, Client, Collector, Consume, Distribution, Language, Produce, Protocol, Scratch, Tracer};
+
+use crate::accounting::{Told, check_counters, check_topic};
+use crate::{daemon, turn, unique};
+
+const RECORDS: usize = 600;
+
+/// A broker with encrypted listeners, and a daemon that knows them.
+struct Lab {
+    broker: Broker,
+    collector: Collector,
+    tracer: Tracer,
+    scratch: Scratch,
+}
+
+impl Lab {
+    fn start(label: &str, settings: &[(&str, &str)]) -> Result<Self> {
+        let distribution = Distribution::ensure(Distribution::NEWEST)?;
+        let broker = Broker::start_secure(&distribution)?;
+        let scratch = Scratch::new(label)?;
+        let collector = Collector::start(scratch.path())?;
+        let ports = format!("{},{}", broker.port_for(Access::MutualTls)?, broker.port_for(Access::PasswordOverTls)?);
+        let always = [
+            ("KAFKA_TRACER_MAX_SPANS_PER_SECOND", "0"),
+            ("OTEL_TRACES_SAMPLER", "always_on"),
+            ("KAFKA_TRACER_TLS", "auto"),
+            ("KAFKA_TRACER_TLS_PORTS", &ports),
+        ];
+        let settings: Vec<(&str, &str)> = always.into_iter().chain(settings.iter().copied()).collect();
+        let tracer = Tracer::start(&daemon(), scratch.path(), &collector, Protocol::Grpc, &settings)?;
+        Ok(Self { broker, collector, tracer, scratch })
+    }
+
+    /// One topic: a producer and a consumer that run at the same time.
+    fn exchange(&self, client: &Client, access: Access, records: usize) -> Result<Told> {
+        let client = client.over(access);
+        let topic = unique(&format!("tls-{}-{}", client.language().name(), access.name()));
+        self.broker.create_topic(&topic, 1)?;
+        let group = format!("{topic}-group");
+        let consume = Consume { topic: &topic, group: &group, records };
+        let consumer = client.consume(&self.broker, self.scratch.path(), &format!("{topic}-consumer"), &consume)?;
+        let produce = Produce {
+            topic: &topic,
+            records,
+            codec: "none",
+            context_every: 9,
+            unsampled_every: 10,
+            rate: 400,
+            value_bytes: 200,
+            linger_ms: 20,
+        };
+        let producer = client.produce(&self.broker, self.scratch.path(), &format!("{topic}-producer"), &produce)?;
+        let sent = producer.records()?;
+        Ok(Told { fetched: BTreeMap::from([(group, consumer.records()?)]), topic, sent })
+    }
+
+    fn finish(mut self, told: &[Told]) -> Result<()> {
+        let status = self.tracer.process().terminate(Duration::from_secs(20))?;
+        let log = self.tracer.process().log();
+        assert!(status.success(), "SIGTERM ended the daemon with {status}:\n{log}");
+        self.collector.stop()?;
+        let spans = self.collector.spans()?;
+        for told in told {
+            check_topic(told, &spans).with_context(|| format!("topic {}; the daemon says:\n{log}", told.topic))?;
+        }
+        check_counters(told, &spans, &self.collector)
+    }
+}
+
+#[test]
+#[ignore = "needs root, a broker and a Collector: `cargo xtask test`"]
+fn encrypted_records_are_what_the_clients_say() -> Result<()> {
+    let _turn = turn();
+    let distribution = Distribution::ensure(Distribution::NEWEST)?;
+    let mut libraries = Vec::new();
+    for language in Language::SEEN_INTO {
+        libraries.extend(Client::ensure(language, &distribution)?.tls_libraries()?.iter().map(|path| path.display().to_string()));
+    }
+    libraries.dedup();
+    // Attached before the clients start: a program that is found by its connection may have said something by then.
+    let lab = Lab::start("tls", &[("KAFKA_TRACER_TLS_LIBRARIES", &libraries.join(","))])?;
+    let mut told = Vec::new();
+    for language in Language::SEEN_INTO {
+        let client = Client::ensure(language, lab.broker.distribution())?;
+        for access in [Access::MutualTls, Access::PasswordOverTls] {
+            told.push(lab.exchange(&client, access, RECORDS).with_context(|| format!("{language:?} over {access:?}"))?);
+        }
+    }
+    lab.finish(&told)
+}

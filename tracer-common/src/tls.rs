@@ -1,0 +1,174 @@
+//! What the kernel keeps of TLS sessions, and of calls into the libraries that make them.
+
+/// A session's place: the library's object for it, in a process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SessionKey {
+    /// Address of the library's object: `SSL *`, `gnutls_session_t`, Go's `*tls.Conn`.
+    pub address: u64,
+    /// The process, in the initial pid namespace.
+    pub tgid: u32,
+    /// Always 0; keeps the size a multiple of eight.
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<SessionKey>() == 16);
+
+/// Bits of [`Session::flags`].
+pub mod flag {
+    /// The tracer was there when the session began.
+    pub const BEGUN: u32 = 1;
+    /// This end connected: known only together with [`BEGUN`].
+    pub const INITIATOR: u32 = 2;
+    /// The addresses are known.
+    pub const TIED: u32 = 4;
+    /// Something was said about the session: user space knows it.
+    pub const TOLD: u32 = 8;
+}
+
+/// A session.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Session {
+    /// What user space calls it: like no other session, and with its highest bit set.
+    pub id: u64,
+    /// The kernel's `struct sock` below it; 0 while unknown.
+    pub socket: u64,
+    /// The socket's address, network byte order; IPv4 as `::ffff:a.b.c.d`.
+    pub local: [u8; 16],
+    /// The other end's address, likewise.
+    pub peer: [u8; 16],
+    /// The socket's port.
+    pub local_port: u16,
+    /// The other end's port.
+    pub peer_port: u16,
+    /// The socket's descriptor plus one; 0 while unknown.
+    pub descriptor: u32,
+    /// Plaintext bytes that were written.
+    pub sent: u32,
+    /// Plaintext bytes that were read.
+    pub received: u32,
+    /// A [`crate::socket::State`].
+    pub state: u32,
+    /// Bits of [`flag`].
+    pub flags: u32,
+    /// Calls that were judged.
+    pub judged: u32,
+    /// Always 0; keeps the size a multiple of eight.
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<Session>() == 80);
+
+/// Which call a thread is in. A session over another session's bytes makes calls within calls, told apart by their stack.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct CallKey {
+    /// Process and thread; of Go, process and goroutine.
+    pub thread: u64,
+    /// Where the caller's stack ends; 0 of Go, whose stacks move.
+    pub stack: u64,
+}
+const _: () = assert!(size_of::<CallKey>() == 16);
+
+/// How a call tells how many bytes it moved.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// It returns an `int`.
+    Int = 0,
+    /// It returns a `ssize_t`.
+    Long = 1,
+    /// It returns 1 and writes a `size_t` where its fourth argument points to.
+    Out = 2,
+}
+
+/// Where a session's object has its socket.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// In the basic input and output objects of OpenSSL.
+    OpenSsl = 0,
+    /// Not where a program could find it.
+    Opaque = 1,
+    /// In the descriptor of Go's `net.TCPConn`.
+    Go = 2,
+}
+
+/// A call that has not returned.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Call {
+    /// Address of the library's object.
+    pub session: u64,
+    /// Where the plaintext is.
+    pub buffer: u64,
+    /// How many bytes it has, or has room for.
+    pub bytes: u64,
+    /// Where the number of moved bytes will be written ([`Told::Out`]).
+    pub out: u64,
+    /// When the call began: nanoseconds of the kernel's boot clock.
+    pub entry_ns: u64,
+    /// A value of [`crate::event::direction`].
+    pub direction: u32,
+    /// A [`Told`].
+    pub told: u32,
+    /// A [`Kind`].
+    pub kind: u32,
+    /// Always 0; keeps the size a multiple of eight.
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<Call>() == 56);
+
+/// What is left to copy of a call that moved more than one program copies.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Walk {
+    /// Header of the next event.
+    pub header: crate::event::EventHeader,
+    /// Where its bytes are.
+    pub buffer: u64,
+    /// How many there are.
+    pub left: u32,
+    /// Programs that took part so far.
+    pub rounds: u32,
+}
+const _: () = assert!(size_of::<Walk>() == 96);
+
+/// What the programs read in entry 0 of the `TLS_CONFIG` map: places in the kernel's structures, in bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// `task_struct.files`.
+    pub task_files: u32,
+    /// `files_struct.fdt`.
+    pub files_table: u32,
+    /// `fdtable.fd`.
+    pub table_array: u32,
+    /// `fdtable.max_fds`.
+    pub table_max: u32,
+    /// `file.private_data`.
+    pub file_private: u32,
+    /// `socket.file`.
+    pub socket_file: u32,
+    /// `socket.sk`.
+    pub socket_sock: u32,
+    /// 1 when the places above are known: else user space looks for the addresses.
+    pub has_layout: u32,
+}
+const _: () = assert!(size_of::<TlsConfig>() == 32);
+
+impl TlsConfig {
+    /// The value as the map holds it.
+    #[must_use]
+    pub const fn to_words(self) -> [u32; 8] {
+        [
+            self.task_files,
+            self.files_table,
+            self.table_array,
+            self.table_max,
+            self.file_private,
+            self.socket_file,
+            self.socket_sock,
+            self.has_layout,
+        ]
+    }
+}

@@ -1,0 +1,233 @@
+//! Uprobes on the functions of TLS libraries, and `cgroup/connect4` and `connect6` for who connects to Kafka's ports.
+//!
+//! Each relies on the C prototype beside it, which is part of the library's binary interface. Uprobe programs run in the thread that calls,
+//! and can be preempted by another thread's: nothing is kept by CPU.
+
+use aya_ebpf::bindings::pt_regs;
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::macros::{cgroup_sock_addr, uprobe, uretprobe};
+use aya_ebpf::programs::{ProbeContext, RetProbeContext, SockAddrContext};
+use tracer_common::config::PortRule;
+use tracer_common::counter::Counter;
+use tracer_common::event::{EventHeader, Kind as EventKind, direction};
+use tracer_common::tls::{Call, CallKey, Kind, Told, flag};
+
+use crate::counts::count;
+use crate::maps::{CALLS, PORTS};
+use crate::transport::{Way, emit};
+use crate::{copy, descriptor, session};
+
+/// `SOCK_STREAM`.
+const STREAM: u32 = 1;
+
+/// What the kernel is told: go on.
+const GO_ON: i32 = 1;
+
+/// `int SSL_read(SSL *ssl, void *buf, int num)`.
+#[uprobe]
+pub(crate) fn tls_read(ctx: ProbeContext) -> u32 {
+    enter(&ctx, direction::RECEIVED, Told::Int, Kind::OpenSsl)
+}
+
+/// `int SSL_write(SSL *ssl, const void *buf, int num)`.
+#[uprobe]
+pub(crate) fn tls_write(ctx: ProbeContext) -> u32 {
+    enter(&ctx, direction::SENT, Told::Int, Kind::OpenSsl)
+}
+
+/// `int SSL_read_ex(SSL *ssl, void *buf, size_t num, size_t *readbytes)`.
+#[uprobe]
+pub(crate) fn tls_read_ex(ctx: ProbeContext) -> u32 {
+    enter(&ctx, direction::RECEIVED, Told::Out, Kind::OpenSsl)
+}
+
+/// `int SSL_write_ex(SSL *ssl, const void *buf, size_t num, size_t *written)`.
+#[uprobe]
+pub(crate) fn tls_write_ex(ctx: ProbeContext) -> u32 {
+    enter(&ctx, direction::SENT, Told::Out, Kind::OpenSsl)
+}
+
+/// The return of any of these functions.
+#[uretprobe]
+pub(crate) fn tls_return(ctx: RetProbeContext) -> u32 {
+    // SAFETY: the kernel's registers of the program's context.
+    #[expect(unsafe_code, reason = "the context is a pointer")]
+    let key = unsafe { call_key(ctx.regs, true) };
+    let Some(call) = CALLS.get_ptr(key) else {
+        // Entered before the tracer came.
+        count(Counter::LostCalls, 1);
+        return 0;
+    };
+    // SAFETY: the map gave the pointer; only this thread writes the value. It stays until the thread's next call from the same place.
+    #[expect(unsafe_code, reason = "a map value is reached by pointer")]
+    let call = unsafe { &*call };
+    let moved: i64 = if call.told == Told::Long as u32 {
+        ctx.ret()
+    } else if call.told == Told::Int as u32 {
+        // The upper half of the register is not part of an `int`.
+        i64::from(ctx.ret::<i32>())
+    } else if ctx.ret::<i32>() == 1 {
+        descriptor::user::<i64>(call.out).unwrap_or(0)
+    } else {
+        0
+    };
+    if moved > 0 && moved <= i64::from(i32::MAX) {
+        copy::moved(&ctx, &call, moved as u32);
+    }
+    0
+}
+
+/// Goes on where [`tls_return`] had no room left.
+#[uprobe]
+pub(crate) fn tls_go_on(ctx: ProbeContext) -> u32 {
+    copy::walk(&ctx);
+    0
+}
+
+/// `int SSL_connect(SSL *ssl)`, `void SSL_set_connect_state(SSL *ssl)`: the session begins, at the end that connects.
+#[uprobe]
+pub(crate) fn tls_connect(ctx: ProbeContext) -> u32 {
+    begin(&ctx, flag::BEGUN | flag::INITIATOR)
+}
+
+/// `int SSL_accept(SSL *ssl)`, `void SSL_set_accept_state(SSL *ssl)`: the session begins, at the end that accepts.
+#[uprobe]
+pub(crate) fn tls_accept(ctx: ProbeContext) -> u32 {
+    begin(&ctx, flag::BEGUN)
+}
+
+/// `void SSL_free(SSL *ssl)`: the session ends. With a counted reference left it begins again, in the middle.
+#[uprobe]
+pub(crate) fn tls_free(ctx: ProbeContext) -> u32 {
+    if let Some(address) = ctx.arg::<u64>(0) {
+        session::end(&session::key(address));
+    }
+    0
+}
+
+/// A socket connects to an IPv4 address.
+#[cgroup_sock_addr(connect4)]
+pub(crate) fn tls_connect4(ctx: SockAddrContext) -> i32 {
+    connects(&ctx, true)
+}
+
+/// A socket connects to an IPv6 address.
+#[cgroup_sock_addr(connect6)]
+pub(crate) fn tls_connect6(ctx: SockAddrContext) -> i32 {
+    connects(&ctx, false)
+}
+
+/// Says that the current process connects to a port that is known for Kafka: the daemon looks at its libraries while hands are shaken.
+#[inline(always)]
+fn connects(ctx: &SockAddrContext, is_ipv4: bool) -> i32 {
+    // SAFETY: the kernel's context.
+    #[expect(unsafe_code, reason = "the context is a pointer")]
+    let (kind, port) = unsafe { ((*ctx.sock_addr).type_, u16::from_be((*ctx.sock_addr).user_port as u16)) };
+    // SAFETY: the value is a plain number, read once.
+    #[expect(unsafe_code, reason = "a map lookup")]
+    let rule = unsafe { PORTS.get(u32::from(port)).copied() };
+    if kind == STREAM
+        && rule == Some(PortRule::Force as u32)
+        && let Some(way) = Way::now()
+    {
+        let mut header = EventHeader {
+            boot_ns: session::now(),
+            pid: session::tgid(),
+            peer_port: port,
+            kind: EventKind::Connect as u8,
+            ..EventHeader::default()
+        };
+        peer(&mut header, ctx, is_ipv4);
+        emit::<EventHeader>(way, 0, |event| {
+            // SAFETY: `event` is reserved room of its size.
+            #[expect(unsafe_code, reason = "ring memory is reached by pointer")]
+            unsafe {
+                *event = header;
+            }
+        });
+    }
+    GO_ON
+}
+
+/// The address that is connected to; IPv4 in IPv6's form.
+#[inline(always)]
+fn peer(header: &mut EventHeader, ctx: &SockAddrContext, is_ipv4: bool) {
+    let words = core::ptr::from_mut(&mut header.peer).cast::<u32>();
+    // SAFETY: the kernel's context; four words, which lie at multiples of four in the header.
+    #[expect(unsafe_code, reason = "the context is a pointer; written by words: the verifier's stack slots are those")]
+    unsafe {
+        if is_ipv4 {
+            words.add(2).write(u32::from_ne_bytes([0, 0, 0xff, 0xff]));
+            words.add(3).write((*ctx.sock_addr).user_ip4);
+        } else {
+            let [a, b, c, d] = [0, 1, 2, 3].map(|index| (&raw const (*ctx.sock_addr).user_ip6).cast::<u32>().add(index).read_volatile());
+            words.write(a);
+            words.add(1).write(b);
+            words.add(2).write(c);
+            words.add(3).write(d);
+        }
+    }
+}
+
+#[inline(always)]
+fn enter(ctx: &ProbeContext, direction: u8, told: Told, kind: Kind) -> u32 {
+    let (Some(session), Some(buffer), Some(bytes)) = (ctx.arg(0), ctx.arg(1), ctx.arg(2)) else { return 0 };
+    let out = if matches!(told, Told::Out) { ctx.arg(3).unwrap_or(0) } else { 0 };
+    let call = Call {
+        session,
+        buffer,
+        bytes,
+        out,
+        entry_ns: session::now(),
+        direction: u32::from(direction),
+        told: told as u32,
+        kind: kind as u32,
+        reserved: 0,
+    };
+    // SAFETY: the kernel's registers of the program's context.
+    #[expect(unsafe_code, reason = "the context is a pointer")]
+    let key = unsafe { call_key(ctx.regs, false) };
+    if CALLS.insert(key, &call, 0).is_err() {
+        count(Counter::LostCalls, 1);
+    }
+    0
+}
+
+#[inline(always)]
+fn begin(ctx: &ProbeContext, flags: u32) -> u32 {
+    if let Some(address) = ctx.arg::<u64>(0) {
+        let _ = session::get_or_make(&session::key(address), flags);
+    }
+    0
+}
+
+/// The thread, and where its caller's stack ends: the same at entry and return of one call.
+///
+/// # Safety
+/// `regs` is the program's context.
+#[inline(always)]
+#[expect(unsafe_code, reason = "the context is a pointer")]
+unsafe fn call_key(regs: *const pt_regs, returned: bool) -> CallKey {
+    // SAFETY: promised by the caller.
+    let stack = unsafe { stack(regs, returned) };
+    CallKey { thread: bpf_get_current_pid_tgid(), stack }
+}
+
+/// x86-64: the return address lies on the stack while the function runs.
+#[cfg(not(bpf_target_arch = "aarch64"))]
+#[inline(always)]
+#[expect(unsafe_code, reason = "the context is a pointer")]
+unsafe fn stack(regs: *const pt_regs, returned: bool) -> u64 {
+    // SAFETY: promised by the caller.
+    let stack = unsafe { (*regs).rsp };
+    if returned { stack } else { stack.wrapping_add(8) }
+}
+
+/// AArch64: the return address is in a register.
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+#[expect(unsafe_code, reason = "the context is a pointer")]
+unsafe fn stack(regs: *const pt_regs, _returned: bool) -> u64 {
+    // SAFETY: promised by the caller; the user's registers come first.
+    unsafe { (*regs.cast::<aya_ebpf::bindings::user_pt_regs>()).sp }
+}

@@ -1,0 +1,213 @@
+//! What is known of a session: made when it is first seen, tied to its socket, judged, told.
+
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id, generated};
+use tracer_common::config::PortRule;
+use tracer_common::counter::Counter;
+use tracer_common::event::{EventHeader, Head, Kind as EventKind, OpenEvent, direction, flag as event_flag, opening};
+use tracer_common::judge;
+use tracer_common::limits::{HEAD_BYTES, MAX_JUDGED_CALLS};
+use tracer_common::socket::State;
+use tracer_common::tls::{Call, Session, SessionKey, flag};
+
+use crate::descriptor;
+use crate::maps::{PORTS, SESSIONS, TLS_CONFIG, VERDICTS};
+use crate::transport::{Way, emit};
+
+/// Highest bit of a session's id: no socket's cookie has it.
+const BESIDE: u64 = 1 << 63;
+
+/// Nanoseconds of the boot clock.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: a helper without arguments.
+    #[expect(unsafe_code, reason = "a helper")]
+    unsafe {
+        generated::bpf_ktime_get_boot_ns()
+    }
+}
+
+/// The current process.
+#[inline(always)]
+pub(crate) fn tgid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// The session of an object of the current process.
+#[inline(always)]
+pub(crate) fn key(address: u64) -> SessionKey {
+    SessionKey { address, tgid: tgid(), reserved: 0 }
+}
+
+/// No other session has it: two that are made in the same nanosecond are made on two CPUs.
+#[inline(always)]
+fn new_id() -> u64 {
+    // SAFETY: a helper without arguments.
+    #[expect(unsafe_code, reason = "a helper")]
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    BESIDE | (now() << 8) | u64::from(cpu & 0xff)
+}
+
+/// The session, made if it is new; `flags` are those of a new one.
+#[inline(always)]
+pub(crate) fn get_or_make<'a>(key: &SessionKey, flags: u32) -> Option<&'a mut Session> {
+    if let Some(session) = get(key) {
+        return Some(session);
+    }
+    let session = Session { id: new_id(), flags, ..Session::default() };
+    let _ = SESSIONS.insert(key, &session, 0);
+    get(key)
+}
+
+/// The session, if it is known.
+#[inline(always)]
+pub(crate) fn get<'a>(key: &SessionKey) -> Option<&'a mut Session> {
+    let session = SESSIONS.get_ptr_mut(key)?;
+    // SAFETY: the map gave the pointer, and the value stays readable while the program runs. Libraries do not let two threads into one
+    // session and direction at a time.
+    #[expect(unsafe_code, reason = "a map value is reached by pointer")]
+    unsafe {
+        Some(&mut *session)
+    }
+}
+
+/// Looks for the session's socket. A session whose object stands on another socket than before is another session: its bytes begin anew.
+#[inline(always)]
+pub(crate) fn tie(session: &mut Session, call: &Call) {
+    let Some(descriptor) = descriptor::of(call) else { return };
+    session.descriptor = descriptor.wrapping_add(1);
+    let Some(places) = TLS_CONFIG.get(0) else { return };
+    if places.has_layout == 0 {
+        return;
+    }
+    let Some(sock) = descriptor::sock(descriptor, places) else { return };
+    if sock == 0 || sock == session.socket {
+        return;
+    }
+    if session.flags & flag::TIED != 0 {
+        session.id = new_id();
+        session.sent = 0;
+        session.received = 0;
+        session.state = State::Unknown as u32;
+        session.judged = 0;
+        session.flags = 0;
+    }
+    if descriptor::addresses(sock, session) {
+        session.socket = sock;
+        session.flags |= flag::TIED;
+    }
+}
+
+/// Whether the session's bytes are wanted, `bytes` of them from `call` being the next.
+#[inline(always)]
+pub(crate) fn is_wanted(session: &mut Session, call: &Call, bytes: u32) -> bool {
+    // SAFETY: the value is a plain number, read once.
+    #[expect(unsafe_code, reason = "a map lookup")]
+    let verdict = unsafe { VERDICTS.get(session.id).copied() };
+    if let Some(state) = verdict {
+        session.state = state;
+    }
+    if session.state == State::Unknown as u32 {
+        judge(session, call, bytes);
+    }
+    session.state == State::Candidate as u32 || session.state == State::Capture as u32
+}
+
+#[inline(always)]
+fn judge(session: &mut Session, call: &Call, bytes: u32) {
+    if session.flags & flag::TIED != 0 {
+        // SAFETY: values are plain numbers, read once.
+        #[expect(unsafe_code, reason = "a map lookup")]
+        let rules = unsafe { (PORTS.get(u32::from(session.local_port)).copied(), PORTS.get(u32::from(session.peer_port)).copied()) };
+        let (local, peer) = (rules.0.unwrap_or(0), rules.1.unwrap_or(0));
+        if local == PortRule::Exclude as u32 || peer == PortRule::Exclude as u32 {
+            session.state = State::Ignored as u32;
+            return;
+        }
+        if local == PortRule::Force as u32 || peer == PortRule::Force as u32 {
+            session.state = State::Candidate as u32;
+            return;
+        }
+    }
+    session.judged += 1;
+    if bytes >= HEAD_BYTES
+        && let Some(head) = descriptor::user::<[u8; HEAD_BYTES as usize]>(call.buffer)
+        && judge::is_request_head(&head, bytes)
+    {
+        session.state = State::Candidate as u32;
+    } else if session.judged >= MAX_JUDGED_CALLS {
+        session.state = State::Ignored as u32;
+    }
+}
+
+/// Fills the header of an event of the session.
+#[inline(always)]
+pub(crate) fn describe(header: &mut EventHeader, session: &Session, boot_ns: u64) {
+    header.boot_ns = boot_ns;
+    header.cookie = session.id;
+    header.pid = tgid();
+    header.state = session.state as u8;
+    header.local = session.local;
+    header.peer = session.peer;
+    header.local_port = session.local_port;
+    header.peer_port = session.peer_port;
+    header.origin = u64::from(session.descriptor);
+    header.flags = if session.flags & flag::TIED == 0 { event_flag::UNTIED } else { 0 };
+}
+
+/// Says that there is a session, once, before its first data.
+#[inline(always)]
+pub(crate) fn open(session: &mut Session, header: &EventHeader, way: Way) {
+    if session.flags & flag::TOLD != 0 {
+        return;
+    }
+    session.flags |= flag::TOLD;
+    let from_start = session.flags & flag::BEGUN != 0 && session.sent == 0 && session.received == 0;
+    let mut flags = if from_start { opening::SENT_FIRST | opening::RECEIVED_FIRST } else { 0 };
+    if session.flags & flag::INITIATOR != 0 {
+        flags |= opening::INITIATOR;
+    }
+    way.counts.add(Counter::Candidates, 1);
+    emit::<OpenEvent>(way, 0, |event| {
+        // SAFETY: `event` is reserved room of its size.
+        #[expect(unsafe_code, reason = "ring memory is reached by pointer")]
+        unsafe {
+            (*event).header = *header;
+            (*event).header.kind = EventKind::Open as u8;
+            (*event).opening.flags = flags;
+            (*event).opening.sent_first = 0;
+            (*event).opening.received_first = 0;
+            (*event).opening.reserved = 0;
+            (*event).opening.head = Head::default();
+        }
+    });
+}
+
+/// Says that the session ended, both ways, and forgets it.
+#[inline(always)]
+pub(crate) fn end(key: &SessionKey) {
+    let Some(session) = get(key) else { return };
+    if session.flags & flag::TOLD != 0
+        && let Some(way) = Way::now()
+    {
+        let mut header = EventHeader { kind: EventKind::Close as u8, ..EventHeader::default() };
+        describe(&mut header, session, now());
+        header.direction = direction::SENT;
+        header.position = session.sent;
+        close(&header, way);
+        header.direction = direction::RECEIVED;
+        header.position = session.received;
+        close(&header, way);
+    }
+    let _ = SESSIONS.remove(key);
+}
+
+#[inline(always)]
+fn close(header: &EventHeader, way: Way) {
+    emit::<EventHeader>(way, 0, |event| {
+        // SAFETY: `event` is reserved room of its size.
+        #[expect(unsafe_code, reason = "ring memory is reached by pointer")]
+        unsafe {
+            *event = *header;
+        }
+    });
+}

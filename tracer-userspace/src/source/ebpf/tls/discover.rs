@@ -1,0 +1,549 @@
+//! Which processes to look into: those with a connection to a port that is known for Kafka, and that is not plain Kafka.
+//!
+//! In: who connects, as the programs say at once; and once a second a list of the host's sockets, which finds connections that are older.
+//! Out: programs attached to the TLS libraries of those processes, of each of them alone, and taken off again. Runs in a thread of its own:
+//! none of it may hold up the reading of events. A host without such connections pays the list of its sockets.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use aya::Ebpf;
+use aya::programs::uprobe::UProbeLink;
+use hashlink::LruCache;
+use rustix::thread::CapabilitySet;
+use tracing::{debug, info, warn};
+
+use super::TlsConfig;
+use super::library::{Library, look_into};
+use super::programs::{self, Link};
+use crate::privileges;
+use crate::source::ebpf::owner;
+
+/// How often sockets are listed.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// How often network namespaces are looked for.
+const NAMESPACES: Duration = Duration::from_secs(5);
+
+/// How long programs stay attached to a process after its last connection: the next may follow.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// Processes that are looked into at once. Each takes a dozen descriptors.
+const MAX_PROCESSES: usize = 1024;
+
+/// Files whose symbols are remembered.
+const MAX_LIBRARIES: usize = 4096;
+
+/// Connections that are remembered as plain, or as seen into.
+const MAX_KNOWN: usize = 65_536;
+
+/// How long a connection may be there before it is told that nothing can be seen of it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the thread is told.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Order {
+    /// A process connects to this address.
+    Look(u32, SocketAddr),
+    /// This connection is plain Kafka: the main source reads it.
+    Plain(SocketAddr, SocketAddr),
+    /// This connection is seen into.
+    Seen(SocketAddr, SocketAddr),
+}
+
+/// What the thread counts.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Connections of which nothing can be seen, by reason.
+    pub(super) opaque: Vec<(&'static str, u64)>,
+    /// Processes that were looked into and are gone.
+    pub(super) gone: Vec<u32>,
+}
+
+/// Shared with the thread that reads.
+pub(super) type Shared = Arc<Mutex<Found>>;
+
+/// A file, whatever its name: device, inode, size and time of last change.
+type Identity = (u64, u64, u64, i64);
+
+/// A process that is looked into.
+#[derive(Debug)]
+struct Process {
+    /// Tells it from another one that gets the same number later.
+    started: u64,
+    links: Vec<Link>,
+    /// Mapped files that were looked at, by device and inode as the kernel lists them.
+    files: HashSet<(String, u64)>,
+    has_library: bool,
+    last_wanted: Instant,
+}
+
+/// The thread's state.
+struct Discovery {
+    ebpf: Ebpf,
+    config: TlsConfig,
+    shared: Shared,
+    processes: HashMap<u32, Process>,
+    libraries: LruCache<Identity, Arc<Library>>,
+    /// Files that programs are attached to for all processes.
+    everywhere: HashSet<(u64, u64)>,
+    /// A process of each network namespace.
+    namespaces: Vec<u32>,
+    last_namespaces: Option<Instant>,
+    /// Sockets seen in the last list, and who holds them.
+    sockets: HashMap<u64, Held>,
+    plain: LruCache<(SocketAddr, SocketAddr), ()>,
+    /// Addresses where plain Kafka was spoken to.
+    plain_brokers: LruCache<SocketAddr, ()>,
+    seen: LruCache<(SocketAddr, SocketAddr), ()>,
+    told: HashSet<(u32, &'static str)>,
+    /// Takes what is to be detached.
+    undertaker: Sender<Vec<UProbeLink>>,
+    /// Held while attaching or detaching.
+    turn: Arc<Mutex<()>>,
+}
+
+/// A connection to a port that is known for Kafka.
+#[derive(Clone, Copy, Debug)]
+struct Socket {
+    local: SocketAddr,
+    peer: SocketAddr,
+    inode: u64,
+}
+
+/// A socket on a port that is known for Kafka.
+#[derive(Debug)]
+struct Held {
+    holders: Vec<u32>,
+    since: Instant,
+    is_told: bool,
+}
+
+impl Discovery {
+    fn new(ebpf: Ebpf, config: TlsConfig, shared: Shared, undertaker: Sender<Vec<UProbeLink>>, turn: Arc<Mutex<()>>) -> Self {
+        Self {
+            ebpf,
+            config,
+            shared,
+            processes: HashMap::new(),
+            libraries: LruCache::new(MAX_LIBRARIES),
+            everywhere: HashSet::new(),
+            namespaces: Vec::new(),
+            last_namespaces: None,
+            sockets: HashMap::new(),
+            plain: LruCache::new(MAX_KNOWN),
+            plain_brokers: LruCache::new(MAX_KNOWN),
+            seen: LruCache::new(MAX_KNOWN),
+            told: HashSet::new(),
+            undertaker,
+            turn,
+        }
+    }
+
+    /// Attaches to the configured files, for all processes.
+    fn attach_everywhere(&mut self) {
+        for path in self.config.libraries.clone() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let Ok(file) = File::open(&path).inspect_err(|error| warn!(path = %path.display(), %error, "Cannot open a TLS library."))
+            else {
+                continue;
+            };
+            let Ok(metadata) = file.metadata() else { continue };
+            // Attached twice, each byte would be seen twice.
+            if self.everywhere.contains(&(metadata.dev(), metadata.ino())) {
+                continue;
+            }
+            let Ok(copy) = file.try_clone() else { continue };
+            let library = look_into(copy, &name);
+            if !library.makes_tls() {
+                warn!(path = %path.display(), "No function of a known TLS library is in this file.");
+                continue;
+            }
+            let (links, failed) = attach(&mut self.ebpf, &library, &file, None);
+            if let Some(error) = failed {
+                warn!(path = %path.display(), error, "Not all of a TLS library can be seen into.");
+            }
+            info!(path = %path.display(), functions = links.len(), "Seeing into all sessions of a TLS library.");
+            self.everywhere.insert((metadata.dev(), metadata.ino()));
+        }
+    }
+
+    /// Runs until nobody gives orders any more.
+    fn run(mut self, orders: &Receiver<Order>) {
+        let mut next = Instant::now();
+        loop {
+            match orders.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(order) => self.obey(order),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.look_around();
+                    next = Instant::now() + PERIOD;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        for pid in self.processes.keys().copied().collect::<Vec<_>>() {
+            self.forget(pid);
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Look(pid, broker) => {
+                if self.plain_brokers.peek(&broker).is_none() {
+                    self.look_into(pid);
+                }
+            }
+            Order::Plain(local, peer) => {
+                self.plain.insert((local, peer), ());
+                if self.config.ports.contains(&peer.port()) {
+                    self.plain_brokers.insert(peer, ());
+                }
+            }
+            Order::Seen(local, peer) => {
+                self.seen.insert((local, peer), ());
+                // A broker that answers on one port in plain and encrypted form is none; but addresses are given anew.
+                self.plain_brokers.remove(&peer);
+            }
+        }
+    }
+
+    /// What is done once a second.
+    fn look_around(&mut self) {
+        let now = Instant::now();
+        let current = self.list_sockets();
+        let new: HashSet<u64> = current.iter().map(|socket| socket.inode).filter(|inode| !self.sockets.contains_key(inode)).collect();
+        let inodes: HashSet<u64> = current.iter().map(|socket| socket.inode).collect();
+        self.sockets.retain(|inode, _| inodes.contains(inode));
+        if !new.is_empty() {
+            let mut holders = holders(&new);
+            for inode in new {
+                let holders = holders.remove(&inode).unwrap_or_default();
+                self.sockets.insert(inode, Held { holders, since: now, is_told: false });
+            }
+        }
+        for socket in current {
+            if self.plain.peek(&(socket.local, socket.peer)).is_some() {
+                continue;
+            }
+            let Some(held) = self.sockets.get(&socket.inode) else { continue };
+            let is_due = held.since.elapsed() >= PATIENCE && !held.is_told;
+            for pid in held.holders.clone() {
+                self.look_into(pid);
+            }
+            if is_due && self.seen.peek(&(socket.local, socket.peer)).is_none() {
+                self.tell_opaque(&socket);
+            }
+        }
+        self.take_off(now);
+    }
+
+    /// The connections to ports that are known for Kafka.
+    fn list_sockets(&mut self) -> Vec<Socket> {
+        if self.last_namespaces.is_none_or(|last| last.elapsed() >= NAMESPACES) {
+            self.namespaces = owner::one_of_each_network_namespace(&owner::pids());
+            self.last_namespaces = Some(Instant::now());
+        }
+        let (ports, brokers) = (&self.config.ports, self.config.brokers);
+        let mut sockets = Vec::new();
+        for pid in &self.namespaces {
+            for table in ["tcp", "tcp6"] {
+                let table = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+                let listed = table.lines().filter_map(owner::read_line).map(|((local, peer), inode)| Socket { local, peer, inode });
+                sockets.extend(listed.filter(|socket| {
+                    socket.peer.port() != 0 && (ports.contains(&socket.peer.port()) || brokers && ports.contains(&socket.local.port()))
+                }));
+            }
+        }
+        sockets
+    }
+
+    /// Attaches to the TLS libraries that a process has mapped by now.
+    fn look_into(&mut self, pid: u32) {
+        let Some(started) = started(pid) else { return };
+        let now = Instant::now();
+        if self.processes.get(&pid).is_some_and(|process| process.started != started) {
+            self.forget(pid);
+        }
+        if !self.processes.contains_key(&pid) && self.processes.len() >= MAX_PROCESSES {
+            self.tell(pid, "too_many_processes");
+            return;
+        }
+        let process = self.processes.entry(pid).or_insert_with(|| Process {
+            started,
+            links: Vec::new(),
+            files: HashSet::new(),
+            has_library: false,
+            last_wanted: now,
+        });
+        process.last_wanted = now;
+        let Ok(maps) = fs::read_to_string(format!("/proc/{pid}/maps")) else { return };
+        for mapped in maps.lines().filter_map(Mapped::parse) {
+            let Some(process) = self.processes.get_mut(&pid) else { return };
+            if !process.files.insert((mapped.device.to_owned(), mapped.inode)) {
+                continue;
+            }
+            let Some(file) = mapped.open(pid) else { continue };
+            let Some((library, at)) = self.library(&file, mapped.name()) else { continue };
+            if !library.makes_tls() {
+                continue;
+            }
+            let Some(process) = self.processes.get_mut(&pid) else { return };
+            process.has_library = true;
+            if self.everywhere.contains(&at) {
+                continue;
+            }
+            let begun = Instant::now();
+            let (links, failed) = {
+                let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+                attach(&mut self.ebpf, &library, &file, NonZeroU32::new(pid))
+            };
+            debug!(pid, library = mapped.path, functions = links.len(), microseconds = begun.elapsed().as_micros(), "Seeing into TLS.");
+            process.links.extend(links);
+            if let Some(error) = failed {
+                warn!(pid, library = mapped.path, error, "Not all of a process's TLS can be seen into.");
+                self.tell(pid, "not_attached");
+            }
+        }
+    }
+
+    /// What is in a file, and its device and inode.
+    fn library(&mut self, file: &File, name: &str) -> Option<(Arc<Library>, (u64, u64))> {
+        let metadata = file.metadata().ok()?;
+        let at = (metadata.dev(), metadata.ino());
+        let identity = (at.0, at.1, metadata.len(), metadata.mtime());
+        if let Some(known) = self.libraries.get(&identity) {
+            return Some((Arc::clone(known), at));
+        }
+        let library = Arc::new(look_into(file.try_clone().ok()?, name));
+        self.libraries.insert(identity, Arc::clone(&library));
+        Some((library, at))
+    }
+
+    /// Takes programs off processes that ended, or have had no connection for long.
+    fn take_off(&mut self, now: Instant) {
+        let over: Vec<u32> = self
+            .processes
+            .iter()
+            .filter(|(pid, process)| started(**pid) != Some(process.started) || now.duration_since(process.last_wanted) > LINGER)
+            .map(|(pid, _)| *pid)
+            .collect();
+        for pid in over {
+            self.forget(pid);
+        }
+    }
+
+    fn forget(&mut self, pid: u32) {
+        let Some(process) = self.processes.remove(&pid) else { return };
+        let links: Vec<_> = process.links.into_iter().filter_map(|link| programs::take(&mut self.ebpf, link)).collect();
+        // Whoever connects next must not wait for it.
+        let _ = self.undertaker.send(links);
+        self.told.retain(|(of, _)| *of != pid);
+        self.lock(|found| found.gone.push(pid));
+    }
+
+    /// Nothing can be seen of a connection: says why, once, and counts it.
+    fn tell_opaque(&mut self, socket: &Socket) {
+        let Some(held) = self.sockets.get_mut(&socket.inode) else { return };
+        held.is_told = true;
+        let Some(&pid) = held.holders.first() else { return };
+        if self.processes.get(&pid).is_some_and(|process| process.has_library) {
+            // Idle, or it will be seen with its next call.
+            held.is_told = false;
+            return;
+        }
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        let reason = if maps.contains("/libjvm.so") { "jdk" } else { "no_symbols" };
+        self.tell(pid, reason);
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let name = name.trim_end();
+        if reason == "jdk" {
+            info!(
+                pid,
+                name,
+                peer = %socket.peer,
+                "A connection to Kafka that is not plain belongs to a Java program, whose TLS cannot be seen into; a plain listener on loopback can be."
+            );
+        } else {
+            info!(
+                pid,
+                name,
+                peer = %socket.peer,
+                "A connection to Kafka that is not plain belongs to a program without a TLS library that has symbols; it cannot be seen into."
+            );
+        }
+    }
+
+    fn tell(&mut self, pid: u32, reason: &'static str) {
+        debug!(pid, reason, "A connection cannot be seen into.");
+        self.lock(|found| match found.opaque.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, count)) => *count += 1,
+            None => found.opaque.push((reason, 1)),
+        });
+    }
+
+    fn lock(&self, with: impl FnOnce(&mut Found)) {
+        with(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// The threads, and where they get their orders from.
+pub(super) struct Threads {
+    pub(super) orders: Sender<Order>,
+    pub(super) handles: [JoinHandle<()>; 2],
+}
+
+/// Starts the thread that looks for libraries, and the one that takes programs off them. They end, and nothing stays attached, when the
+/// orders' sender is dropped. Both have no more than their rights when this returns.
+pub(super) fn start(ebpf: Ebpf, config: TlsConfig, shared: Shared, rights: CapabilitySet) -> std::io::Result<Threads> {
+    let (undertaker, dead) = channel();
+    let turn = Arc::new(Mutex::new(()));
+    let mut discovery = Discovery::new(ebpf, config, shared, undertaker, Arc::clone(&turn));
+    discovery.attach_everywhere();
+    let (orders, to_obey) = channel();
+    let (ready, both) = channel();
+    let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
+    let told = ready.clone();
+    let detaching = spawn("tls-detach").spawn(move || {
+        give_up_all_but(CapabilitySet::empty());
+        let _ = told.send(());
+        // One after another, between attachments: the kernel waits for all CPUs with each, and lets nobody attach meanwhile.
+        for link in dead.into_iter().flatten() {
+            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            drop(link);
+        }
+    })?;
+    let looking = spawn("tls-libraries").spawn(move || {
+        give_up_all_but(rights);
+        let _ = ready.send(());
+        drop(ready);
+        discovery.run(&to_obey);
+    })?;
+    both.iter().take(2).for_each(drop);
+    Ok(Threads { orders, handles: [looking, detaching] })
+}
+
+fn give_up_all_but(rights: CapabilitySet) {
+    if let Err(error) = privileges::keep_only(rights) {
+        debug!(%error, "A thread of the TLS source keeps its rights.");
+    }
+}
+
+/// Attaches all that a library has. What was refused first is told, and nothing more is tried then.
+fn attach(ebpf: &mut Ebpf, library: &Library, file: &File, pid: Option<NonZeroU32>) -> (Vec<Link>, Option<String>) {
+    let mut links = Vec::new();
+    for place in &library.places {
+        match programs::attach(ebpf, place.probe, file, place.offset, pid) {
+            Ok(link) => links.push(link),
+            Err(error) => return (links, Some(error.to_string())),
+        }
+    }
+    (links, None)
+}
+
+/// A file with code in it that a process has mapped.
+struct Mapped<'a> {
+    range: &'a str,
+    device: &'a str,
+    inode: u64,
+    path: &'a str,
+}
+
+impl<'a> Mapped<'a> {
+    /// A line of `/proc/PID/maps`: range, rights, offset, device, inode, path.
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut rest = line;
+        let mut field = || {
+            let (field, after) = rest.trim_start_matches(' ').split_once(' ')?;
+            rest = after;
+            Some(field)
+        };
+        let (range, rights, _, device, inode) = (field()?, field()?, field()?, field()?, field()?);
+        let path = rest.trim_start_matches(' ');
+        let inode = inode.parse().ok().filter(|&inode| inode != 0)?;
+        (rights.contains('x') && path.starts_with('/')).then_some(Self { range, device, inode, path })
+    }
+
+    fn name(&self) -> &'a str {
+        let path = self.path.strip_suffix(" (deleted)").unwrap_or(self.path);
+        path.rsplit('/').next().unwrap_or(path)
+    }
+
+    /// Opens the file that is mapped, whatever has its name by now; where that is not allowed, what has its name in the process's own
+    /// mounts. Was the file replaced, its name ends in a word that no file has.
+    fn open(&self, pid: u32) -> Option<File> {
+        // A device could wait, or do something, when it is opened.
+        let regular = |path: PathBuf| fs::metadata(&path).ok().filter(fs::Metadata::is_file).and_then(|_| File::open(path).ok());
+        regular(PathBuf::from(format!("/proc/{pid}/map_files/{}", self.range)))
+            .or_else(|| regular(PathBuf::from(format!("/proc/{pid}/root{}", self.path))))
+    }
+}
+
+/// When a process began, in ticks since the host did. None once it is gone.
+fn started(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, after) = stat.rsplit_once(')')?;
+    let mut fields = after.split_ascii_whitespace();
+    // A process that is dead and not yet waited for maps nothing any more.
+    if matches!(fields.next()?, "Z" | "X" | "x") {
+        return None;
+    }
+    // The 22nd field, of which the state is the third.
+    fields.nth(18)?.parse().ok()
+}
+
+/// Who holds each of these sockets.
+fn holders(inodes: &HashSet<u64>) -> HashMap<u64, Vec<u32>> {
+    let mut holders: HashMap<u64, Vec<u32>> = HashMap::new();
+    for pid in owner::pids() {
+        for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+            let inode = fs::read_link(entry.path()).ok().and_then(|target| owner::socket_inode(target.to_str()?));
+            if let Some(inode) = inode.filter(|inode| inodes.contains(inode)) {
+                let known = holders.entry(inode).or_default();
+                if known.last() != Some(&pid) {
+                    known.push(pid);
+                }
+            }
+        }
+    }
+    holders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mapped_code_is_read_from_the_kernels_list() {
+        let line = "7f1c2a400000-7f1c2a4a5000 r-xp 0001f000 fe:00 393243                     /usr/lib/x86_64-linux-gnu/libssl.so.3";
+        let mapped = Mapped::parse(line).unwrap();
+        assert_eq!((mapped.range, mapped.device, mapped.inode), ("7f1c2a400000-7f1c2a4a5000", "fe:00", 393_243));
+        assert_eq!((mapped.path, mapped.name()), ("/usr/lib/x86_64-linux-gnu/libssl.so.3", "libssl.so.3"));
+        let replaced = Mapped::parse("7f00-7f01 r-xp 0 fe:00 9 /opt/a b/libssl.so.3 (deleted)").unwrap();
+        assert_eq!((replaced.path, replaced.name()), ("/opt/a b/libssl.so.3 (deleted)", "libssl.so.3"));
+        for other in [
+            "7f00-7f01 r--p 00000000 fe:00 393243 /usr/lib/libssl.so.3",
+            "7f00-7f01 r-xp 00000000 00:00 0 [vdso]",
+            "7f00-7f01 rwxp 00000000 00:00 0 ",
+            "",
+            "7f00-7f01",
+        ] {
+            assert!(Mapped::parse(other).is_none(), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_process_has_a_beginning_while_it_is_there() {
+        assert!(started(std::process::id()).is_some());
+        assert_eq!(started(u32::MAX), None);
+    }
+}

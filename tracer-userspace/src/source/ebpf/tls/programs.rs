@@ -1,0 +1,141 @@
+//! Loads the programs, and attaches them to the functions of libraries and to the root of cgroup v2. Nothing is pinned.
+
+use std::fs::File;
+use std::num::NonZeroU32;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use aya::maps::{Array, ProgramArray};
+use aya::programs::links::CgroupAttachMode;
+use aya::programs::uprobe::{UProbeLink, UProbeLinkId, UProbeScope};
+use aya::programs::{CgroupSockAddr, UProbe};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use tracer_common::tls::TlsConfig;
+
+use crate::source::ebpf::btf::Btf;
+use crate::source::ebpf::error::StartError;
+use crate::source::ebpf::load::{self, chain};
+
+/// The object that `cargo xtask build` made.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("KAFKA_TRACER_TLS_OBJECT"));
+
+/// Where the kernel describes its types.
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// A program for a function of a library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Probe {
+    Read,
+    Write,
+    ReadEx,
+    WriteEx,
+    Return,
+    Connect,
+    Accept,
+    Free,
+}
+
+impl Probe {
+    const ALL: [Self; 8] = [Self::Read, Self::Write, Self::ReadEx, Self::WriteEx, Self::Return, Self::Connect, Self::Accept, Self::Free];
+
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Read => "tls_read",
+            Self::Write => "tls_write",
+            Self::ReadEx => "tls_read_ex",
+            Self::WriteEx => "tls_write_ex",
+            Self::Return => "tls_return",
+            Self::Connect => "tls_connect",
+            Self::Accept => "tls_accept",
+            Self::Free => "tls_free",
+        }
+    }
+}
+
+/// The program that others go on with.
+const GO_ON: &str = "tls_go_on";
+
+/// Programs that say who connects.
+const CONNECT_PROGRAMS: [&str; 2] = ["tls_connect4", "tls_connect6"];
+
+/// What one attachment is called when it is to be undone.
+#[derive(Debug)]
+pub(super) struct Link {
+    probe: Probe,
+    id: UProbeLinkId,
+}
+
+/// Names of all programs.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    Probe::ALL.into_iter().map(Probe::program).chain([GO_ON]).chain(CONNECT_PROGRAMS)
+}
+
+/// Loads the object, its maps as configured, and all programs. None is attached yet.
+pub(super) fn load(wanted_ring_bytes: u32) -> Result<Ebpf, StartError> {
+    load::raise_locked_memory();
+    let loaded = EbpfLoader::new().btf(None).map_max_entries("RING", load::ring_bytes(wanted_ring_bytes)).load(OBJECT);
+    let mut ebpf = loaded.map_err(|error| match error {
+        EbpfError::MapError(error) => StartError::Map { map: "of the object", reason: chain(&error) },
+        error => StartError::Refused { program: "object", reason: chain(&error) },
+    })?;
+    let mut places: Array<_, [u32; 8]> = load::take_map(&mut ebpf, "TLS_CONFIG")?;
+    let layout = std::fs::read(BTF).ok().as_deref().and_then(layout).unwrap_or_default();
+    places.set(0, layout.to_words(), 0).map_err(|error| StartError::Map { map: "TLS_CONFIG", reason: chain(&error) })?;
+    for name in Probe::ALL.into_iter().map(Probe::program).chain([GO_ON]) {
+        uprobe(&mut ebpf, name)?.load().map_err(|error| load::refused(name, error))?;
+    }
+    let go_on = uprobe(&mut ebpf, GO_ON)?.fd().map_err(|error| load::refused(GO_ON, error))?.try_clone();
+    let go_on = go_on.map_err(|source| StartError::System { what: "copy a program's descriptor", source })?;
+    // Borrowed, not taken: the kernel empties the map when its last descriptor is closed.
+    let map = ebpf.map_mut("GO_ON").ok_or(StartError::Object { what: "GO_ON" })?;
+    ProgramArray::try_from(map)
+        .and_then(|mut map| map.set(0, &go_on, 0))
+        .map_err(|error| StartError::Map { map: "GO_ON", reason: chain(&error) })?;
+    Ok(ebpf)
+}
+
+/// Where the programs find the socket of a descriptor.
+fn layout(description: &[u8]) -> Option<TlsConfig> {
+    let btf = Btf::parse(description).ok()?;
+    Some(TlsConfig {
+        task_files: btf.member_offset("task_struct", "files")?,
+        files_table: btf.member_offset("files_struct", "fdt")?,
+        table_array: btf.member_offset("fdtable", "fd")?,
+        table_max: btf.member_offset("fdtable", "max_fds")?,
+        file_private: btf.member_offset("file", "private_data")?,
+        socket_file: btf.member_offset("socket", "file")?,
+        socket_sock: btf.member_offset("socket", "sk")?,
+        has_layout: 1,
+    })
+}
+
+/// Attaches the programs that say who connects.
+pub(super) fn attach_connects(ebpf: &mut Ebpf, root: impl AsFd) -> Result<(), StartError> {
+    for name in CONNECT_PROGRAMS {
+        let program: &mut CgroupSockAddr =
+            ebpf.program_mut(name).ok_or(StartError::Object { what: name })?.try_into().map_err(|_| StartError::Object { what: name })?;
+        program.load().map_err(|error| load::refused(name, error))?;
+        program.attach(&root, CgroupAttachMode::Single).map_err(|error| load::refused(name, error))?;
+    }
+    Ok(())
+}
+
+/// Attaches a program to a place of a file, for one process or for all.
+pub(super) fn attach(ebpf: &mut Ebpf, probe: Probe, file: &File, offset: u64, pid: Option<NonZeroU32>) -> Result<Link, StartError> {
+    use std::os::fd::AsRawFd;
+    // By its descriptor: the file may have another name by now, or none.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let scope = pid.map_or(UProbeScope::AllProcesses, UProbeScope::OneProcess);
+    let name = probe.program();
+    let attached = uprobe(ebpf, name)?.attach(offset, Path::new(&path), scope);
+    Ok(Link { probe, id: attached.map_err(|error| load::refused(name, error))? })
+}
+
+/// Takes an attachment out, to be undone by dropping it.
+pub(super) fn take(ebpf: &mut Ebpf, link: Link) -> Option<UProbeLink> {
+    uprobe(ebpf, link.probe.program()).ok()?.take_link(link.id).ok()
+}
+
+fn uprobe<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut UProbe, StartError> {
+    ebpf.program_mut(name).ok_or(StartError::Object { what: name })?.try_into().map_err(|_| StartError::Object { what: name })
+}
