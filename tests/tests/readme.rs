@@ -26,8 +26,8 @@ fn every_xtask_command_in_the_documentation_exists() {
     for (path, text) in documents() {
         for (_, after) in text.match_indices("cargo xtask ").map(|(at, word)| (at, &text[at + word.len()..])) {
             let command = after.split(['`', '\n', ';', '|']).next().unwrap_or_default().trim();
-            // `[--release]` and WORDS in capitals are placeholders.
-            let words = command.split_whitespace().filter(|word| !word.starts_with('[')).take_while(|word| *word != "ARGS]");
+            // `[--release]` and WORDS in capitals are placeholders; what follows `--` is another program's.
+            let words = command.split_whitespace().filter(|word| !word.starts_with('[')).take_while(|word| !["ARGS]", "--"].contains(word));
             let words: Vec<&str> = words.filter(|word| word.chars().any(char::is_lowercase)).collect();
             if words == ["--help"] {
                 continue;
