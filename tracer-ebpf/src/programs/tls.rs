@@ -72,7 +72,7 @@ pub(crate) fn tls_return(ctx: RetProbeContext) -> u32 {
         0
     };
     if moved > 0 && moved <= i64::from(i32::MAX) {
-        copy::moved(&ctx, &call, moved as u32);
+        copy::moved(&ctx, call, moved.cast_unsigned() as u32);
     }
     0
 }
@@ -187,7 +187,7 @@ fn enter(ctx: &ProbeContext, direction: u8, told: Told, kind: Kind) -> u32 {
     // SAFETY: the kernel's registers of the program's context.
     #[expect(unsafe_code, reason = "the context is a pointer")]
     let key = unsafe { call_key(ctx.regs, false) };
-    if CALLS.insert(key, &call, 0).is_err() {
+    if CALLS.insert(key, call, 0).is_err() {
         count(Counter::LostCalls, 1);
     }
     0

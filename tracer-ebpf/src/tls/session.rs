@@ -54,7 +54,7 @@ pub(crate) fn get_or_make<'a>(key: &SessionKey, flags: u32) -> Option<&'a mut Se
         return Some(session);
     }
     let session = Session { id: new_id(), flags, ..Session::default() };
-    let _ = SESSIONS.insert(key, &session, 0);
+    let _ = SESSIONS.insert(key, session, 0);
     get(key)
 }
 
