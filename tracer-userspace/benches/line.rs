@@ -10,18 +10,17 @@
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run says so")]
 
 mod data;
+mod feed;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use data::{compressed, order, varint};
+use feed::{Feed, Pace, produce_answer, produce_request, stored};
 use tracer_userspace::observe::{HeaderReading, Observation, ObserveSettings};
 use tracer_userspace::pipeline::{Pipeline, PipelineSettings, Sink};
-use tracer_userspace::source::{CaptureEvent, Direction, EventKind, SocketKey};
-use tracer_userspace::time::Timestamp;
 
 struct Counting;
 
@@ -45,7 +44,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 const ROUNDS: usize = 7;
-const SEGMENT_BYTES: usize = 64 << 10;
+const PACE: Pace = Pace { segment_bytes: 64 << 10, event_ns: 1_000, byte_ns: 0 };
 /// Bytes of records in one request: what a producer with a large `batch.size` sends.
 const BATCH_BYTES: usize = 512 << 10;
 const TOTAL_BYTES: usize = 256 << 20;
@@ -97,7 +96,7 @@ fn compare(name: &str, codec: u8, record_bytes: usize) {
     const QUIET_BATCHES: usize = 1_000;
     let made: Vec<_> = (0..16).map(|seed| orders(record_bytes, codec, seed + 1)).collect();
     let requests: Vec<Vec<u8>> = made.iter().map(|batch| produce_request(&batch.bytes)).collect();
-    let answer = produce_answer();
+    let answer = produce_answer(0, 0);
     let records: usize = made.iter().map(|batch| batch.records).sum::<usize>() * REQUESTS / made.len();
     let plain: usize = made.iter().map(|batch| batch.plain_bytes).sum::<usize>() * REQUESTS / made.len();
     let stored: usize = requests.iter().map(Vec::len).sum::<usize>() * REQUESTS / made.len();
@@ -107,7 +106,7 @@ fn compare(name: &str, codec: u8, record_bytes: usize) {
             let observe = ObserveSettings { headers, ..ObserveSettings::default() };
             let mut pipeline = Pipeline::new(PipelineSettings { observe, ..PipelineSettings::default() });
             let mut count = Count { batches: 0, records: 0 };
-            let mut feed = Feed::new(&mut pipeline, &mut count);
+            let mut feed = Feed::new(&mut pipeline, &mut count, PACE);
             for index in 0..=QUIET_BATCHES {
                 feed.send(requests.get(index % requests.len()).map_or(&[], Vec::as_slice));
                 feed.receive(&answer);
@@ -139,7 +138,7 @@ fn compare(name: &str, codec: u8, record_bytes: usize) {
 
 fn measure(name: &str, record_bytes: usize, context_every: usize) {
     let request = produce_request(&batch(record_bytes, context_every));
-    let answer = produce_answer();
+    let answer = produce_answer(0, 0);
     let requests = TOTAL_BYTES / request.len();
     let mut copied = vec![0; request.len()];
     let (mut line, mut copy) = (Duration::MAX, Duration::MAX);
@@ -154,7 +153,7 @@ fn measure(name: &str, record_bytes: usize, context_every: usize) {
 
         let mut pipeline = Pipeline::new(PipelineSettings::default());
         let mut count = Count { batches: 0, records: 0 };
-        let mut feed = Feed::new(&mut pipeline, &mut count);
+        let mut feed = Feed::new(&mut pipeline, &mut count, PACE);
         let before = ALLOCATIONS.load(Ordering::Relaxed);
         let started = Instant::now();
         for _ in 0..requests {
@@ -176,103 +175,6 @@ fn measure(name: &str, record_bytes: usize, context_every: usize) {
         line.as_secs_f64() / copy.as_secs_f64(),
         allocations / records,
     );
-}
-
-struct Feed<'a> {
-    pipeline: &'a mut Pipeline,
-    sink: &'a mut Count,
-    socket: SocketKey,
-    positions: (u32, u32),
-    time_ns: u64,
-}
-
-impl<'a> Feed<'a> {
-    fn new(pipeline: &'a mut Pipeline, sink: &'a mut Count) -> Self {
-        let socket =
-            SocketKey { scope: 0, local: SocketAddr::from(([10, 0, 0, 1], 50_000)), peer: SocketAddr::from(([10, 0, 0, 2], 9_092)) };
-        let mut feed = Self { pipeline, sink, socket, positions: (1, 1), time_ns: 1_700_000_000_000_000_000 };
-        feed.event(EventKind::Open { direction: Direction::Sent, initiator: true, first_position: 1 });
-        feed.event(EventKind::Open { direction: Direction::Received, initiator: false, first_position: 1 });
-        // Metadata v2, so that the cluster is known: nothing is held back.
-        let mut metadata = header(3, 2);
-        metadata.extend_from_slice(&0_i32.to_be_bytes());
-        feed.send(&framed(&metadata));
-        let mut told = 7_i32.to_be_bytes().to_vec();
-        told.extend_from_slice(&0_i32.to_be_bytes()); // brokers
-        string(&mut told, "cluster");
-        told.extend_from_slice(&1_i32.to_be_bytes()); // controller
-        told.extend_from_slice(&0_i32.to_be_bytes()); // topics
-        feed.receive(&framed(&told));
-        feed
-    }
-
-    fn event(&mut self, kind: EventKind<'_>) {
-        self.time_ns += 1_000;
-        let event = CaptureEvent { socket: self.socket, time: Timestamp::from_unix_ns(self.time_ns), pid: None, kind };
-        self.pipeline.push(&event, self.sink);
-    }
-
-    fn send(&mut self, bytes: &[u8]) {
-        for segment in bytes.chunks(SEGMENT_BYTES) {
-            let position = self.positions.0;
-            self.event(EventKind::Data { direction: Direction::Sent, position, bytes: segment, missing_bytes: 0 });
-            self.positions.0 = position.wrapping_add(u32::try_from(segment.len()).unwrap_or(0));
-        }
-    }
-
-    fn receive(&mut self, bytes: &[u8]) {
-        let position = self.positions.1;
-        self.event(EventKind::Data { direction: Direction::Received, position, bytes, missing_bytes: 0 });
-        self.positions.1 = position.wrapping_add(u32::try_from(bytes.len()).unwrap_or(0));
-    }
-}
-
-fn string(out: &mut Vec<u8>, text: &str) {
-    out.extend_from_slice(&u16::try_from(text.len()).unwrap_or(0).to_be_bytes());
-    out.extend_from_slice(text.as_bytes());
-}
-
-fn framed(payload: &[u8]) -> Vec<u8> {
-    let mut frame = u32::try_from(payload.len()).unwrap_or(0).to_be_bytes().to_vec();
-    frame.extend_from_slice(payload);
-    frame
-}
-
-fn header(api_key: i16, api_version: i16) -> Vec<u8> {
-    let mut out = api_key.to_be_bytes().to_vec();
-    out.extend_from_slice(&api_version.to_be_bytes());
-    out.extend_from_slice(&7_i32.to_be_bytes());
-    string(&mut out, "bench-producer");
-    out
-}
-
-/// Produce v7 with one batch of one partition.
-fn produce_request(batch: &[u8]) -> Vec<u8> {
-    let mut out = header(0, 7);
-    out.extend_from_slice(&(-1_i16).to_be_bytes()); // transactional id
-    out.extend_from_slice(&(-1_i16).to_be_bytes()); // acks
-    out.extend_from_slice(&30_000_i32.to_be_bytes());
-    out.extend_from_slice(&1_i32.to_be_bytes());
-    string(&mut out, "bench-topic");
-    out.extend_from_slice(&1_i32.to_be_bytes());
-    out.extend_from_slice(&0_i32.to_be_bytes());
-    out.extend_from_slice(&u32::try_from(batch.len()).unwrap_or(0).to_be_bytes());
-    out.extend_from_slice(batch);
-    framed(&out)
-}
-
-fn produce_answer() -> Vec<u8> {
-    let mut out = 7_i32.to_be_bytes().to_vec();
-    out.extend_from_slice(&1_i32.to_be_bytes());
-    string(&mut out, "bench-topic");
-    out.extend_from_slice(&1_i32.to_be_bytes());
-    out.extend_from_slice(&0_i32.to_be_bytes()); // partition
-    out.extend_from_slice(&0_i16.to_be_bytes()); // error
-    out.extend_from_slice(&0_i64.to_be_bytes()); // base offset
-    out.extend_from_slice(&(-1_i64).to_be_bytes()); // log append time
-    out.extend_from_slice(&0_i64.to_be_bytes()); // log start offset
-    out.extend_from_slice(&0_i32.to_be_bytes()); // throttle
-    framed(&out)
 }
 
 /// A batch of format 2.
@@ -330,23 +232,4 @@ fn orders(value_bytes: usize, codec: u8, seed: u64) -> Orders {
     }
     let bytes = stored(codec, i32::try_from(count).unwrap_or(0), &compressed(codec, &records));
     Orders { bytes, records: count, plain_bytes: records.len() }
-}
-
-/// A batch of format 2 around these bytes. Its CRC is not looked at by what is measured.
-fn stored(codec: u8, count: i32, records: &[u8]) -> Vec<u8> {
-    let mut out = 0_i64.to_be_bytes().to_vec();
-    out.extend_from_slice(&u32::try_from(records.len() + 49).unwrap_or(0).to_be_bytes());
-    out.extend_from_slice(&0_i32.to_be_bytes()); // leader epoch
-    out.push(2);
-    out.extend_from_slice(&0_u32.to_be_bytes()); // crc
-    out.extend_from_slice(&i16::from(codec).to_be_bytes()); // attributes
-    out.extend_from_slice(&(count - 1).to_be_bytes());
-    out.extend_from_slice(&1_700_000_000_000_i64.to_be_bytes());
-    out.extend_from_slice(&1_700_000_000_000_i64.to_be_bytes());
-    out.extend_from_slice(&(-1_i64).to_be_bytes()); // producer id
-    out.extend_from_slice(&(-1_i16).to_be_bytes());
-    out.extend_from_slice(&(-1_i32).to_be_bytes());
-    out.extend_from_slice(&count.to_be_bytes());
-    out.extend_from_slice(records);
-    out
 }
