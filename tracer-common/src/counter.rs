@@ -27,7 +27,7 @@ pub enum Counter {
     BeforeAccept = 9,
     /// Segments that overtook the first of their connection.
     Overtook = 10,
-    /// Calls into TLS libraries of which no beginning was seen, or too many at once.
+    /// Calls of probed functions of which no beginning was seen, or too many at once.
     LostCalls = 11,
 }
 

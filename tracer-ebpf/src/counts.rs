@@ -15,7 +15,7 @@ impl Counts {
         COUNTS.get_ptr_mut(0).map(Self)
     }
 
-    /// Adds to a counter. A program of the other direction can come in between, so it may miss.
+    /// Adds to a counter. Of programs that see packets one of the other direction can come in between, so it may miss.
     #[inline(always)]
     pub(crate) fn add(self, counter: Counter, by: u64) {
         // SAFETY: the map gave the pointer, and it lives as long as the program; there is a slot for each counter.

@@ -14,6 +14,7 @@ mod headers;
 mod maps;
 mod programs;
 mod transport;
+mod wake;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -8,6 +8,9 @@
 #![no_main]
 
 mod call;
+mod counts;
+#[path = "call/maps.rs"]
+mod maps;
 #[path = "programs/socket.rs"]
 mod programs;
 #[path = "call/perf.rs"]

@@ -5,10 +5,14 @@
 #![no_main]
 
 mod call;
+mod counts;
+#[path = "call/maps.rs"]
+mod maps;
 #[path = "programs/socket.rs"]
 mod programs;
 #[path = "call/ring.rs"]
 mod transport;
+mod wake;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -18,6 +18,7 @@ mod programs;
 #[path = "tls/session.rs"]
 mod session;
 mod transport;
+mod wake;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -4,12 +4,12 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use tracer_common::counter::Counter;
 
 use crate::counts::Counts;
 use crate::maps::{RING, SLEEPING};
+use crate::wake;
 
 /// How the events of one packet are handed over.
 #[derive(Clone, Copy)]
@@ -22,7 +22,7 @@ impl Way {
     /// None only if the maps are not what they are.
     #[inline(always)]
     pub(crate) fn now() -> Option<Self> {
-        Some(Self { counts: Counts::of_this_cpu()?, flags: wake_up() })
+        Some(Self { counts: Counts::of_this_cpu()?, flags: wake::flags(SLEEPING.get_ptr_mut(0)) })
     }
 }
 
@@ -36,22 +36,4 @@ pub(crate) fn emit<T: 'static>(way: Way, bytes: u32, fill: impl FnOnce(*mut T)) 
     };
     fill(MaybeUninit::as_mut_ptr(&mut entry));
     entry.submit(way.flags);
-}
-
-/// The flags of the submits of one packet. The kernel's own rule wakes the reader for nearly every event when it keeps up, which halves the
-/// speed of what is observed; so the reader looks by itself, and asks to be woken only after a while without events.
-#[inline(always)]
-fn wake_up() -> u64 {
-    let Some(sleeping) = SLEEPING.get_ptr_mut(0) else {
-        return u64::from(BPF_RB_NO_WAKEUP);
-    };
-    // SAFETY: the map gave the pointer, and it lives as long as the program. Two programs may both wake the reader: harmless.
-    #[expect(unsafe_code, reason = "a map value is reached by pointer")]
-    unsafe {
-        if sleeping.read_volatile() == 0 {
-            return u64::from(BPF_RB_NO_WAKEUP);
-        }
-        sleeping.write_volatile(0);
-    }
-    u64::from(BPF_RB_FORCE_WAKEUP)
 }

@@ -10,8 +10,9 @@ use tracer_common::judge;
 use tracer_common::limits::HEAD_BYTES;
 use tracer_common::socket::State;
 
-use super::maps::{CONFIG, NUMBERS, PORTS, SOCKETS, VERDICTS, count};
 use super::memory;
+use crate::counts::count;
+use crate::maps::{CONFIG, NUMBERS, PORTS, SOCKETS, VERDICTS};
 
 /// `AF_INET`, `AF_INET6`.
 const IPV4: u32 = 2;

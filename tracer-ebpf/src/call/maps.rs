@@ -4,7 +4,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray};
 use tracer_common::call::{Call, CallEvent, CallSocket, Layout, MAX_CALLS, MAX_SOCKETS, Walk};
 use tracer_common::config::Config;
-use tracer_common::counter::{COUNTERS, Counter};
+use tracer_common::counter::COUNTERS;
 use tracer_common::limits::{MAX_PORT_RULES, MAX_VERDICTS};
 
 /// State of each socket, by its address in the kernel.
@@ -48,36 +48,6 @@ pub(crate) static WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
-/// Counters by [`Counter`], together at index 0.
+/// Counters by [`tracer_common::counter::Counter`], together at index 0.
 #[map]
 pub(crate) static COUNTS: PerCpuArray<[u64; COUNTERS as usize]> = PerCpuArray::with_max_entries(1, 0);
-
-/// This CPU's counters.
-#[derive(Clone, Copy)]
-pub(crate) struct Counts(*mut [u64; COUNTERS as usize]);
-
-impl Counts {
-    #[inline(always)]
-    pub(crate) fn of_this_cpu() -> Option<Self> {
-        COUNTS.get_ptr_mut(0).map(Self)
-    }
-
-    /// Adds to a counter. Exact: programs on kprobes do not interrupt each other on one CPU.
-    #[inline(always)]
-    pub(crate) fn add(self, counter: Counter, by: u64) {
-        // SAFETY: the map gave the pointer, and it lives as long as the program; there is a slot for each counter.
-        #[expect(unsafe_code, reason = "a map value is reached by pointer")]
-        unsafe {
-            let slot = self.0.cast::<u64>().add(counter as usize);
-            *slot = (*slot).wrapping_add(by);
-        }
-    }
-}
-
-/// Adds to a counter.
-#[inline(always)]
-pub(crate) fn count(counter: Counter, by: u64) {
-    if let Some(counts) = Counts::of_this_cpu() {
-        counts.add(counter, by);
-    }
-}

@@ -1,7 +1,6 @@
 //! What the programs of both objects for socket calls have in common.
 
 pub(crate) mod filter;
-pub(crate) mod maps;
 pub(crate) mod memory;
 pub(crate) mod walk;
 

@@ -2,7 +2,6 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::generated;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, RingBuf};
@@ -10,7 +9,8 @@ use tracer_common::call::CallEvent;
 use tracer_common::counter::Counter;
 use tracer_common::limits::DEFAULT_RING_BYTES;
 
-use crate::call::maps::count;
+use crate::counts::count;
+use crate::wake;
 
 /// Events to user space. User space sets the size.
 #[map]
@@ -25,27 +25,11 @@ static SLEEPING: Array<u32> = Array::with_max_entries(1, 0);
 pub(crate) fn emit(_ctx: *mut c_void, event: *mut CallEvent, len: u64, bytes: u32) {
     // SAFETY: `len` bytes lie in the event, which the verifier checks.
     #[expect(unsafe_code, reason = "a helper")]
-    let failed = unsafe { generated::bpf_ringbuf_output((&raw const RING).cast_mut().cast(), event.cast(), len, wake_up()) };
+    let failed = unsafe {
+        generated::bpf_ringbuf_output((&raw const RING).cast_mut().cast(), event.cast(), len, wake::flags(SLEEPING.get_ptr_mut(0)))
+    };
     if failed != 0 {
         count(Counter::LostRingFull, 1);
         count(Counter::LostRingFullBytes, u64::from(bytes));
     }
-}
-
-/// The kernel's own rule wakes the reader for nearly every event when it keeps up, which halves the speed of what is observed; so the reader
-/// looks by itself, and asks to be woken only after a while without events.
-#[inline(always)]
-fn wake_up() -> u64 {
-    let Some(sleeping) = SLEEPING.get_ptr_mut(0) else {
-        return u64::from(BPF_RB_NO_WAKEUP);
-    };
-    // SAFETY: the map gave the pointer, and it lives as long as the program. Two programs may both wake the reader: harmless.
-    #[expect(unsafe_code, reason = "a map value is reached by pointer")]
-    unsafe {
-        if sleeping.read_volatile() == 0 {
-            return u64::from(BPF_RB_NO_WAKEUP);
-        }
-        sleeping.write_volatile(0);
-    }
-    u64::from(BPF_RB_FORCE_WAKEUP)
 }

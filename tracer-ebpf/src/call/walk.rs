@@ -11,8 +11,9 @@ use tracer_common::limits::HEAD_BYTES;
 use tracer_common::socket::State;
 
 use super::filter::{self, Judgement};
-use super::maps::{CONFIG, Counts, EVENT, PROGRAMS, WALK, count};
 use super::{memory, times};
+use crate::counts::{Counts, count};
+use crate::maps::{CONFIG, EVENT, PROGRAMS, WALK};
 use crate::transport::emit;
 
 /// `sizeof(struct iovec)` and `sizeof(struct bio_vec)`.

@@ -11,12 +11,14 @@ use core::hint::black_box;
 use aya_ebpf::macros::kprobe;
 use aya_ebpf::programs::ProbeContext;
 use tracer_common::call::{Call, Layout, flag, place};
+use tracer_common::counter::Counter;
 use tracer_common::event::direction;
 use tracer_common::socket::State;
 
 use crate::call::filter::{self, Identity};
-use crate::call::maps::{CALLS, LAYOUT, SOCKETS};
 use crate::call::{memory, walk};
+use crate::counts::count;
+use crate::maps::{CALLS, LAYOUT, SOCKETS};
 
 /// Values of `skc_state` (`include/net/tcp_states.h`).
 const ESTABLISHED: u32 = 1;
@@ -90,7 +92,9 @@ fn keep(ctx: &ProbeContext, sk: u64, msg: u64, direction: u8, flags: u32) {
     }
     let thread = memory::thread();
     #[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would be on the small stack twice")]
-    let _ = CALLS.insert(thread, &call, 0);
+    if CALLS.insert(thread, &call, 0).is_err() {
+        count(Counter::LostCalls, 1);
+    }
 }
 
 #[inline(always)]

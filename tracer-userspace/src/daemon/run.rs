@@ -299,6 +299,7 @@ impl Daemon {
         };
         let Self { sources, mut pipeline, mut teller, .. } = self;
         let counts = sources.counts();
+        debug!(?counts, "What the sources handed over and lost.");
         // Detach first: from here on the host pays nothing any more.
         drop(sources);
         let finished = catch_unwind(AssertUnwindSafe(|| pipeline.finish(&mut teller)));

@@ -9,6 +9,7 @@ mod clock;
 mod config;
 mod error;
 mod load;
+mod missed;
 mod out;
 mod owner;
 mod pace;
@@ -158,6 +159,9 @@ impl SourceCounts {
 
 /// Reason of what found no room between kernel and reader.
 const RING_FULL: &str = "ring_full";
+
+/// Reason of what a program would have seen that the kernel left out.
+const MISSED: &str = "program_left_out";
 
 /// How long the kernel ran a program, while somebody counts (see [`count_run_time`]).
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -238,12 +238,7 @@ impl LiveSource for PacketSource {
     }
 
     fn run_time(&self) -> Vec<RunTime> {
-        programs::names()
-            .filter_map(|program| {
-                let info = self.ebpf.program(program)?.info().ok()?;
-                Some(RunTime { program, time: info.run_time(), runs: info.run_count() })
-            })
-            .collect()
+        load::run_time(&self.ebpf, programs::names())
     }
 }
 

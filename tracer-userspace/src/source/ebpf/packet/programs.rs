@@ -8,16 +8,16 @@ use aya::programs::{CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Program, Pro
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
 use super::cgroup::Root;
-use crate::source::ebpf::load::{self, chain, kernel_version, missing_capabilities, refused, ring_bytes};
+use crate::source::ebpf::load::{self, chain, missing_capabilities, refused, ring_bytes};
 use crate::source::ebpf::probe::Object;
 use crate::source::ebpf::{SourceConfig, StartError};
-use crate::source::features::SourceKind;
+use crate::source::features::{KernelVersion, SourceKind};
 
 /// The object that `cargo xtask build` made.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("KAFKA_TRACER_PACKET_OBJECT"));
 
 /// The oldest kernel with all that the programs use.
-const OLDEST_KERNEL: (u32, u32) = (5, 8);
+const OLDEST_KERNEL: KernelVersion = KernelVersion::new(5, 8);
 
 /// Programs that see packets.
 const PACKET_PROGRAMS: [(&str, CgroupSkbAttachType); 2] =
@@ -39,9 +39,8 @@ pub(in crate::source::ebpf) fn object() -> Object {
 
 /// Refuses what can be known before anything is loaded.
 pub(super) fn check_host() -> Result<(), StartError> {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    if kernel_version(&release).is_some_and(|version| version < OLDEST_KERNEL) {
-        return Err(StartError::KernelTooOld { found: release });
+    if KernelVersion::running().is_some_and(|version| version < OLDEST_KERNEL) {
+        return Err(StartError::KernelTooOld { found: rustix::system::uname().release().to_string_lossy().into_owned() });
     }
     let missing = missing_capabilities();
     if missing.is_empty() {

@@ -27,8 +27,9 @@ use tracer_common::socket::State;
 pub(super) use programs::objects;
 
 use super::clock::{self, Offset};
-use super::load::{chain, take_map};
-use super::{LiveSource, Polled, RING_FULL, RunTime, SourceConfig, SourceCounts, SourceError, StartError};
+use super::load::{chain, run_time, take_map};
+use super::missed::Missed;
+use super::{LiveSource, MISSED, Polled, RING_FULL, RunTime, SourceConfig, SourceCounts, SourceError, StartError};
 use crate::source::{CaptureEvent, SocketKey, Verdict};
 use programs::Programs;
 use reader::Reader;
@@ -257,7 +258,9 @@ impl LiveSource for SocketSource {
             lost_events: vec![
                 (RING_FULL, lost_events),
                 (Counter::LostNoState.name(), value(Counter::LostNoState)),
+                (Counter::LostCalls.name(), value(Counter::LostCalls)),
                 ("malformed", self.translator.malformed),
+                (MISSED, self.programs.missed.as_ref().map_or(0, Missed::count)),
             ],
             programs_off: self.programs.off.clone(),
             ..SourceCounts::default()
@@ -265,13 +268,7 @@ impl LiveSource for SocketSource {
     }
 
     fn run_time(&self) -> Vec<RunTime> {
-        let Some(ebpf) = &self.programs.ebpf else { return Vec::new() };
-        programs::names()
-            .filter_map(|program| {
-                let info = ebpf.program(program)?.info().ok()?;
-                Some(RunTime { program, time: info.run_time(), runs: info.run_count() })
-            })
-            .collect()
+        self.programs.ebpf.as_ref().map_or_else(Vec::new, |ebpf| run_time(ebpf, programs::names()))
     }
 }
 

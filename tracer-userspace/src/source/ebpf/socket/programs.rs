@@ -8,6 +8,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 
 use super::events::{self, Lists};
 use crate::source::ebpf::load::{self, chain, refused, ring_bytes};
+use crate::source::ebpf::missed::Missed;
 use crate::source::ebpf::probe::Object;
 use crate::source::ebpf::{SourceConfig, StartError};
 use crate::source::features::{KernelVersion, OLDEST_KERNEL, SourceKind};
@@ -87,6 +88,8 @@ pub(super) struct Programs {
     pub(super) ebpf: Option<Ebpf>,
     /// Programs that the kernel refused and capture goes on without.
     pub(super) off: Vec<&'static str>,
+    /// How often the kernel left programs out.
+    pub(super) missed: Option<Missed>,
     lists: Option<Lists>,
 }
 
@@ -104,7 +107,7 @@ impl Programs {
             EbpfError::MapError(error) => StartError::Map { map: "of the object", reason: chain(&error) },
             error => StartError::Refused { program: "object", reason: chain(&error) },
         })?;
-        Ok(Self { ebpf: Some(ebpf), off: Vec::new(), lists: None })
+        Ok(Self { ebpf: Some(ebpf), off: Vec::new(), missed: None, lists: None })
     }
 
     /// Loads the programs into the kernel and attaches them.
@@ -129,6 +132,7 @@ impl Programs {
                 Err(error) => return Err(error),
             }
         }
+        self.missed = Some(Missed::of(ebpf));
         let copy = program(ebpf, COPY_PROGRAM)?.fd().map_err(|error| refused(COPY_PROGRAM, error))?.try_clone();
         let copy = copy.map_err(|source| StartError::System { what: "copy a program's descriptor", source })?;
         // Borrowed, not taken: the kernel empties the map when its last descriptor is closed.

@@ -28,8 +28,9 @@ use tracer_common::socket::State;
 
 use super::clock::{self, Offset};
 use super::load::{self, chain};
+use super::missed::Missed;
 use super::packet::cgroup;
-use super::{LiveSource, Polled, RING_FULL, RunTime, SourceCounts, SourceError, StartError};
+use super::{LiveSource, MISSED, Polled, RING_FULL, RunTime, SourceCounts, SourceError, StartError};
 use crate::privileges::OBSERVING;
 use crate::source::{CaptureEvent, SocketKey, Verdict};
 use discover::{Order, Shared};
@@ -71,6 +72,7 @@ pub struct TlsSource {
     counts: PerCpuArray<MapData, [u64; Counter::ALL.len()]>,
     /// Programs by their numbers.
     programs: Vec<(&'static str, u32)>,
+    missed: Missed,
     translator: Translator,
     offset: Offset,
     last_housekeeping: Instant,
@@ -99,6 +101,7 @@ impl TlsSource {
             tracing::info!(%error, "Who connects to Kafka is not seen at once: encrypted connections are found within a second.");
         }
         let programs = programs::names().filter_map(|name| Some((name, ebpf.program(name)?.info().ok()?.id()))).collect();
+        let missed = Missed::of(&ebpf);
         let shared = Shared::default();
         let threads = discover::start(ebpf, config, Shared::clone(&shared), ATTACHING)
             .map_err(|source| StartError::System { what: "start the threads that look for TLS libraries", source })?;
@@ -108,6 +111,7 @@ impl TlsSource {
             verdicts,
             counts,
             programs,
+            missed,
             translator: Translator::new(),
             offset: Offset::measure(),
             last_housekeeping: Instant::now(),
@@ -214,6 +218,7 @@ impl LiveSource for TlsSource {
                 (RING_FULL, value(Counter::LostRingFull)),
                 (Counter::LostCalls.name(), value(Counter::LostCalls)),
                 ("malformed", seen.malformed),
+                (MISSED, self.missed.count()),
             ],
             sessions: seen.sessions,
             opaque,
