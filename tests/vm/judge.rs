@@ -176,7 +176,8 @@ impl Daemon {
         if let Some(ports) = ports {
             command.args(["--ports", ports]);
         }
-        command.env("KAFKA_TRACER_SOURCE", source).env("NO_COLOR", "1").env("PATH", "/bin");
+        // What it lists of its connections is what one wants to know of a play that failed.
+        command.env("OTEL_LOG_LEVEL", "debug").env("KAFKA_TRACER_SOURCE", source).env("NO_COLOR", "1").env("PATH", "/bin");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = Ended(command.spawn().with_context(|| format!("cannot start {tracer}"))?);
         let output = read_all(process.0.stdout.take().context("the daemon's output")?);

@@ -102,13 +102,7 @@ fn live(filter: &[OsString], tally: &mut Tally) -> Result<()> {
 
     // Without a filter: the matrix has no names to choose by.
     if filter.is_empty() {
-        let short = || matrix::run(&Matrix { kernels: Vec::new(), sources: Vec::new(), extent: Extent::Short });
-        let mut score = short()?;
-        if score.failed > 0 {
-            // Not understood yet: once, on a busy machine, the source `socket` told nothing of one connection whose bytes were written one by one.
-            step::note(&format!("{} of the plays above failed; all are played once more, and what fails again is a failure", score.failed));
-            score = short()?;
-        }
+        let score = matrix::run(&Matrix { kernels: Vec::new(), sources: Vec::new(), extent: Extent::Short })?;
         tally.passed += score.passed;
         tally.failed += score.failed;
     }
