@@ -11,3 +11,4 @@ pub mod judge;
 pub mod limits;
 pub mod socket;
 pub mod tls;
+pub mod verdict;

@@ -2,7 +2,7 @@
 
 use tracer_common::counter::{COUNTERS, Counter};
 
-use crate::maps::COUNTS;
+use crate::maps;
 
 /// This CPU's counters. Looked up once for all that is counted: a lookup wherever something is counted is a branch each, and the verifier of
 /// Linux 6.1 gives up on a copying loop with four of them.
@@ -12,7 +12,7 @@ pub(crate) struct Counts(*mut [u64; COUNTERS as usize]);
 impl Counts {
     #[inline(always)]
     pub(crate) fn of_this_cpu() -> Option<Self> {
-        COUNTS.get_ptr_mut(0).map(Self)
+        maps::counts().map(Self)
     }
 
     /// Adds to a counter. Of programs that see packets one of the other direction can come in between, so it may miss.

@@ -42,7 +42,13 @@ pub(crate) static EARLY: ProgramArray<1> = ProgramArray::new();
 
 /// Counters by [`tracer_common::counter::Counter`], together at index 0.
 #[btf_map]
-pub(crate) static COUNTS: PerCpuArray<[u64; COUNTERS as usize], 1> = PerCpuArray::new();
+static COUNTS: PerCpuArray<[u64; COUNTERS as usize], 1> = PerCpuArray::new();
+
+/// The counters of this CPU.
+#[inline(always)]
+pub(crate) fn counts() -> Option<*mut [u64; COUNTERS as usize]> {
+    COUNTS.get_ptr_mut(0)
+}
 
 /// Storage in each socket, copied from a listener into the sockets that it accepts (`BPF_F_CLONE`): they know their listener.
 ///

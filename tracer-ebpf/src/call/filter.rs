@@ -9,6 +9,7 @@ use tracer_common::counter::Counter;
 use tracer_common::judge;
 use tracer_common::limits::HEAD_BYTES;
 use tracer_common::socket::State;
+use tracer_common::verdict;
 
 use super::memory;
 use crate::counts::count;
@@ -166,11 +167,11 @@ pub(crate) fn take_verdict(socket: &mut CallSocket, config: &Config) {
         return;
     }
     socket.epoch = config.epoch;
-    // SAFETY: the value is a plain number, read once.
-    #[expect(unsafe_code, reason = "a map lookup")]
-    let verdict = unsafe { VERDICTS.get(socket.id).copied() };
-    let Some(state) = verdict else { return };
-    let _ = VERDICTS.remove(socket.id);
+    let Some(slot) = VERDICTS.get_ptr_mut(verdict::slot(socket.id)) else { return };
+    // SAFETY: the map gave the pointer; the daemon writes the whole word at once.
+    #[expect(unsafe_code, reason = "a map value is reached by pointer")]
+    let word = unsafe { slot.read_volatile() };
+    let Some(state) = verdict::state_of(socket.id, word) else { return };
     if socket.state == State::Ignored as u32
         && state != State::Ignored as u32
         && let Some(id) = number()

@@ -8,6 +8,9 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerfEventByteArray;
 use tracer_common::call::CallEvent;
 
+/// Flags of maps that the daemon reads and writes while programs run: kernels without a ring may not know shared memory either.
+pub(crate) const SHARED: u32 = 0;
+
 /// Events to user space.
 #[map]
 static EVENTS: PerfEventByteArray = PerfEventByteArray::new(0);

@@ -8,6 +8,7 @@ use tracer_common::judge;
 use tracer_common::limits::{HEAD_BYTES, MAX_JUDGED_CALLS};
 use tracer_common::socket::State;
 use tracer_common::tls::{Call, Session, SessionKey, flag};
+use tracer_common::verdict;
 
 use crate::descriptor;
 use crate::maps::{PORTS, SESSIONS, TLS_CONFIG, VERDICTS};
@@ -100,10 +101,8 @@ pub(crate) fn tie(session: &mut Session, call: &Call) {
 /// Whether the session's bytes are wanted, `bytes` of them from `call` being the next.
 #[inline(always)]
 pub(crate) fn is_wanted(session: &mut Session, call: &Call, bytes: u32) -> bool {
-    // SAFETY: the value is a plain number, read once.
-    #[expect(unsafe_code, reason = "a map lookup")]
-    let verdict = unsafe { VERDICTS.get(session.id).copied() };
-    if let Some(state) = verdict {
+    let word = VERDICTS.get(verdict::slot(session.id)).map_or(0, |word| *word);
+    if let Some(state) = verdict::state_of(session.id, word) {
         session.state = state;
     }
     if session.state == State::Unknown as u32 {

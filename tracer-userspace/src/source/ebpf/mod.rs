@@ -5,6 +5,7 @@
 //! process ends, however it ends, the kernel takes the programs away.
 
 mod btf;
+mod cells;
 mod clock;
 mod config;
 mod error;

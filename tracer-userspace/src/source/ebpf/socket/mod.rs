@@ -17,15 +17,17 @@ mod trial;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData};
 use tracer_common::call::{LAYOUT_WORDS, Layout};
 use tracer_common::config::{Config, PortRule};
 use tracer_common::counter::Counter;
 use tracer_common::limits;
 use tracer_common::socket::State;
+use tracer_common::verdict;
 
 pub(super) use programs::objects;
 
+use super::cells::{self, Cells};
 use super::clock::{self, Offset};
 use super::load::{chain, run_time, take_map};
 use super::missed::Missed;
@@ -41,11 +43,11 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// The running programs and the reader's end of their buffers.
 pub struct SocketSource {
     reader: Reader,
-    settings: Array<MapData, [u32; 4]>,
+    settings: Cells<[u32; 4]>,
     layout: Array<MapData, [u64; LAYOUT_WORDS]>,
     ports: HashMap<MapData, u32, u32>,
-    verdicts: HashMap<MapData, u64, u32>,
-    counts: PerCpuArray<MapData, [u64; Counter::ALL.len()]>,
+    verdicts: Cells<u64>,
+    counts: Cells<[u64; Counter::ALL.len()]>,
     config: Config,
     translator: Translator,
     offset: Offset,
@@ -92,11 +94,11 @@ impl SocketSource {
         };
         let mut source = Self {
             reader: if with_ring { Reader::ring(ebpf)? } else { Reader::perf(ebpf, config.ring_bytes)? },
-            settings: take_map(ebpf, "CONFIG")?,
+            settings: Cells::take(ebpf, "CONFIG", 1)?,
             layout: take_map(ebpf, "LAYOUT")?,
             ports: take_map(ebpf, "PORTS")?,
-            verdicts: take_map(ebpf, "VERDICTS")?,
-            counts: take_map(ebpf, "COUNTS")?,
+            verdicts: Cells::take(ebpf, "VERDICTS", verdict::SLOTS)?,
+            counts: Cells::take(ebpf, "COUNTS", cells::possible_cpus()?)?,
             config: in_kernel,
             translator: Translator::new(),
             offset: Offset::measure_monotonic(),
@@ -152,7 +154,7 @@ impl SocketSource {
 
     fn set_config(&mut self, config: Config) -> Result<(), StartError> {
         self.config = config;
-        self.settings.set(0, config.to_words(), 0).map_err(|error| StartError::Map { map: "CONFIG", reason: chain(&error) })
+        self.settings.set(0, config.to_words()).map_err(|error| StartError::Map { map: "CONFIG", reason: chain(&error) })
     }
 
     fn set_layout(&mut self, layout: Layout) -> Result<(), StartError> {
@@ -174,13 +176,7 @@ impl SocketSource {
 
     /// The value of each counter over all CPUs, without what the trial counted.
     fn kernel_counts(&self) -> Result<[u64; Counter::ALL.len()], SourceError> {
-        let mut sums = [0u64; Counter::ALL.len()];
-        let fail = |error| SourceError::Map { map: "COUNTS", reason: chain(&error) };
-        for of_one_cpu in self.counts.get(&0, 0).map_err(fail)?.iter() {
-            for (sum, count) in sums.iter_mut().zip(of_one_cpu) {
-                *sum = sum.wrapping_add(*count);
-            }
-        }
+        let mut sums = cells::sums(&self.counts)?;
         for (sum, base) in sums.iter_mut().zip(self.base) {
             *sum = sum.saturating_sub(base);
         }
@@ -224,16 +220,15 @@ impl LiveSource for SocketSource {
         }
     }
 
-    fn verdict(&mut self, socket: SocketKey, verdict: Verdict) -> Result<(), SourceError> {
-        let state = match verdict {
+    fn verdict(&mut self, socket: SocketKey, decided: Verdict) -> Result<(), SourceError> {
+        let state = match decided {
             Verdict::Capture => State::Capture,
             Verdict::Ignore => State::Ignored,
         };
-        let fail = |map| move |error: aya::maps::MapError| SourceError::Map { map, reason: chain(&error) };
-        self.verdicts.insert(socket.scope, state as u32, 0).map_err(fail("VERDICTS"))?;
-        if self.translator.verdict(socket.scope, verdict) {
+        self.verdicts.set(verdict::slot(socket.scope), verdict::word(socket.scope, state as u32))?;
+        if self.translator.verdict(socket.scope, decided) {
             self.config.epoch = self.config.epoch.wrapping_add(1);
-            self.settings.set(0, self.config.to_words(), 0).map_err(fail("CONFIG"))?;
+            self.settings.set(0, self.config.to_words())?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use aya::programs::{KProbe, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
 use super::events::{self, Lists};
+use crate::source::ebpf::cells::possible_cpus;
 use crate::source::ebpf::load::{self, chain, refused, ring_bytes};
 use crate::source::ebpf::missed::Missed;
 use crate::source::ebpf::probe::Object;
@@ -100,6 +101,7 @@ impl Programs {
         let mut loader = EbpfLoader::new();
         // Nothing is relocated against the kernel's own types: they are looked up by hand.
         loader.btf(None);
+        loader.map_max_entries("COUNTS", possible_cpus()?);
         if with_ring {
             loader.map_max_entries("RING", ring_bytes(config.ring_bytes));
         }

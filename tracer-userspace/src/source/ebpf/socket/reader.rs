@@ -5,9 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::Ebpf;
 use aya::maps::perf::{PerfEvent, PerfEventArrayBuffer};
-use aya::maps::{Array, MapData, PerfEventArray, RingBuf};
+use aya::maps::{MapData, PerfEventArray, RingBuf};
 use tracer_common::call::CallHeader;
 
+use crate::source::ebpf::cells::Cells;
 use crate::source::ebpf::load::{chain, take_map};
 use crate::source::ebpf::{Polled, SourceError, StartError};
 
@@ -23,14 +24,14 @@ const BUFFER_BYTES: std::ops::RangeInclusive<usize> = 256 << 10..=1 << 30;
 
 /// Where events come from.
 pub(super) enum Reader {
-    Ring { ring: Box<RingBuf<MapData>>, sleeping: Array<MapData, u32> },
+    Ring { ring: Box<RingBuf<MapData>>, sleeping: Cells<u32> },
     Perf { buffers: Vec<PerfEventArrayBuffer<MapData>>, waiting: Waiting, lost: u64 },
 }
 
 impl Reader {
     /// Takes the ring of an object.
     pub(super) fn ring(ebpf: &mut Ebpf) -> Result<Self, StartError> {
-        Ok(Self::Ring { ring: Box::new(take_map(ebpf, "RING")?), sleeping: take_map(ebpf, "SLEEPING")? })
+        Ok(Self::Ring { ring: Box::new(take_map(ebpf, "RING")?), sleeping: Cells::take(ebpf, "SLEEPING", 1)? })
     }
 
     /// Opens a buffer for each CPU; together they are about as large as the ring would be.
@@ -89,9 +90,7 @@ impl Reader {
 
     pub(super) fn set_asleep(&mut self, asleep: bool) -> Result<(), SourceError> {
         match self {
-            Self::Ring { sleeping, .. } => {
-                sleeping.set(0, u32::from(asleep), 0).map_err(|error| SourceError::Map { map: "SLEEPING", reason: chain(&error) })
-            }
+            Self::Ring { sleeping, .. } => sleeping.set(0, u32::from(asleep)),
             // Perf buffers wake whoever waits.
             Self::Perf { .. } => Ok(()),
         }

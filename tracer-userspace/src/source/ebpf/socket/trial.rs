@@ -42,11 +42,11 @@ pub(super) fn run(source: &mut SocketSource) -> io::Result<Seen> {
     let before = source.config;
     let refused = |error: aya::maps::MapError| io::Error::other(chain(&error));
     source.ports.insert(port, PortRule::Force as u32, 0).map_err(refused)?;
-    source.settings.set(0, Config { has_port_rules: 1, ..before }.to_words(), 0).map_err(refused)?;
+    source.settings.set(0, Config { has_port_rules: 1, ..before }.to_words()).map_err(io::Error::other)?;
     let exchanged = exchange(&listener);
     let looked = exchanged.map(|exchange| look(source, &exchange));
     source.ports.remove(&port).map_err(refused)?;
-    source.settings.set(0, before.to_words(), 0).map_err(refused)?;
+    source.settings.set(0, before.to_words()).map_err(io::Error::other)?;
     looked
 }
 

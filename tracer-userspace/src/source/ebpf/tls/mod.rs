@@ -19,13 +19,15 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{HashMap, MapData, RingBuf};
 use rustix::thread::CapabilitySet;
 use tracer_common::config::PortRule;
 use tracer_common::counter::Counter;
 use tracer_common::limits;
 use tracer_common::socket::State;
+use tracer_common::verdict;
 
+use super::cells::{self, Cells};
 use super::clock::{self, Offset};
 use super::load::{self, chain};
 use super::missed::Missed;
@@ -67,9 +69,9 @@ pub struct TlsConfig {
 /// The running programs and the reader's end of their ring.
 pub struct TlsSource {
     ring: RingBuf<MapData>,
-    sleeping: Array<MapData, u32>,
-    verdicts: HashMap<MapData, u64, u32>,
-    counts: PerCpuArray<MapData, [u64; Counter::ALL.len()]>,
+    sleeping: Cells<u32>,
+    verdicts: Cells<u64>,
+    counts: Cells<[u64; Counter::ALL.len()]>,
     /// Programs by their numbers.
     programs: Vec<(&'static str, u32)>,
     missed: Missed,
@@ -93,8 +95,8 @@ impl TlsSource {
         let mut ebpf = programs::load(config.ring_bytes)?;
         set_ports(&mut ebpf, &config)?;
         let ring = load::take_map(&mut ebpf, "RING")?;
-        let (sleeping, verdicts) = (load::take_map(&mut ebpf, "SLEEPING")?, load::take_map(&mut ebpf, "VERDICTS")?);
-        let counts = load::take_map(&mut ebpf, "COUNTS")?;
+        let (sleeping, verdicts) = (Cells::take(&mut ebpf, "SLEEPING", 1)?, Cells::take(&mut ebpf, "VERDICTS", verdict::SLOTS)?);
+        let counts = Cells::take(&mut ebpf, "COUNTS", cells::possible_cpus()?)?;
         // Without it connections are found by listing sockets, up to a second late.
         let root = cgroup::open_root(config.cgroup_root.as_deref());
         if let Err(error) = root.and_then(|root| programs::attach_connects(&mut ebpf, root.directory)) {
@@ -168,7 +170,7 @@ impl LiveSource for TlsSource {
     }
 
     fn set_asleep(&mut self, asleep: bool) -> Result<(), SourceError> {
-        self.sleeping.set(0, u32::from(asleep), 0).map_err(|error| SourceError::Map { map: "SLEEPING", reason: chain(&error) })
+        self.sleeping.set(0, u32::from(asleep))
     }
 
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
@@ -185,12 +187,12 @@ impl LiveSource for TlsSource {
         self.gone.append(&mut lock(&self.shared).gone);
     }
 
-    fn verdict(&mut self, socket: SocketKey, verdict: Verdict) -> Result<(), SourceError> {
-        let state = match verdict {
+    fn verdict(&mut self, socket: SocketKey, decided: Verdict) -> Result<(), SourceError> {
+        let state = match decided {
             Verdict::Capture => State::Capture,
             Verdict::Ignore => State::Ignored,
         };
-        self.verdicts.insert(socket.scope, state as u32, 0).map_err(|error| SourceError::Map { map: "VERDICTS", reason: chain(&error) })
+        self.verdicts.set(verdict::slot(socket.scope), verdict::word(socket.scope, state as u32))
     }
 
     fn owner(&self, socket: SocketKey) -> Option<u32> {
@@ -198,12 +200,7 @@ impl LiveSource for TlsSource {
     }
 
     fn counts(&self) -> Result<SourceCounts, SourceError> {
-        let mut kernel = [0; Counter::ALL.len()];
-        for of_one_cpu in self.counts.get(&0, 0).map_err(|error| SourceError::Map { map: "COUNTS", reason: chain(&error) })?.iter() {
-            for (sum, count) in kernel.iter_mut().zip(of_one_cpu) {
-                *sum = u64::wrapping_add(*sum, *count);
-            }
-        }
+        let kernel = cells::sums(&self.counts)?;
         let value = |counter: Counter| kernel.get(counter as usize).copied().unwrap_or_default();
         let lost = [Counter::LostRingFullBytes, Counter::LostUnreadableBytes, Counter::LostTooLongBytes].map(value);
         let [full, unreadable, too_long] = lost;

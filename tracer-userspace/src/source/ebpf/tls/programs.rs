@@ -13,6 +13,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use tracer_common::tls::TlsConfig;
 
 use crate::source::ebpf::btf::Btf;
+use crate::source::ebpf::cells::possible_cpus;
 use crate::source::ebpf::error::StartError;
 use crate::source::ebpf::load::{self, chain};
 
@@ -73,7 +74,11 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 /// Loads the object, its maps as configured, and all programs. None is attached yet.
 pub(super) fn load(wanted_ring_bytes: u32) -> Result<Ebpf, StartError> {
     load::raise_locked_memory();
-    let loaded = EbpfLoader::new().btf(None).map_max_entries("RING", load::ring_bytes(wanted_ring_bytes)).load(OBJECT);
+    let loaded = EbpfLoader::new()
+        .btf(None)
+        .map_max_entries("RING", load::ring_bytes(wanted_ring_bytes))
+        .map_max_entries("COUNTS", possible_cpus()?)
+        .load(OBJECT);
     let mut ebpf = loaded.map_err(|error| match error {
         EbpfError::MapError(error) => StartError::Map { map: "of the object", reason: chain(&error) },
         error => StartError::Refused { program: "object", reason: chain(&error) },
