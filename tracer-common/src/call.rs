@@ -62,16 +62,19 @@ pub struct CallHeader {
 pub const CALL_HEADER_BYTES: usize = 80;
 const _: () = assert!(size_of::<CallHeader>() == CALL_HEADER_BYTES);
 
+/// Bytes of a [`CallEvent`]: what a per-CPU value has at most, and a power of two, which is how a program proves that a length is within.
+pub const CALL_EVENT_BYTES: usize = 1 << 15;
+
 /// An event of a call, with room for a whole chunk. An event of kind open has [`crate::event::Opening`] in place of payload.
 #[repr(C)]
 pub struct CallEvent {
     /// The header.
     pub header: CallHeader,
-    /// The payload; only [`CallHeader::len`] bytes are meant.
-    pub data: [u8; CHUNK_BYTES as usize],
+    /// The payload; only [`CallHeader::len`] bytes are meant, and no more than [`CHUNK_BYTES`].
+    pub data: [u8; CALL_EVENT_BYTES - CALL_HEADER_BYTES],
 }
-const _: () = assert!(size_of::<CallEvent>() == CALL_HEADER_BYTES + CHUNK_BYTES as usize);
-const _: () = assert!(size_of::<CallEvent>() <= 32_768);
+const _: () = assert!(size_of::<CallEvent>() == CALL_EVENT_BYTES);
+const _: () = assert!(CALL_HEADER_BYTES + CHUNK_BYTES as usize <= CALL_EVENT_BYTES);
 
 impl CallHeader {
     /// Reads a header from the start of an event and gives what follows it. None when the event is too short to be one.

@@ -103,11 +103,10 @@ pub(crate) fn begin(sk: u64, identity: Identity, flags: u32, layout: &Layout) ->
     let Some(id) = number() else { return false };
     let mut socket = CallSocket { id, ports: identity.ports(), flags, ..CallSocket::default() };
     if identity.family() == IPV6 {
-        let (Some(local), Some(peer)) = (memory::kernel(sk + layout.v6_rcv_saddr), memory::kernel(sk + layout.v6_daddr)) else {
+        // One after the other, each with its way out: a way on which only one was read would lead the verifier to what was not written.
+        if !read_address(&mut socket.local, sk + layout.v6_rcv_saddr) || !read_address(&mut socket.peer, sk + layout.v6_daddr) {
             return false;
-        };
-        socket.local = local;
-        socket.peer = peer;
+        }
     } else {
         let [peer, local, ..] = identity.0;
         map(&mut socket.local, local);
@@ -120,6 +119,12 @@ pub(crate) fn begin(sk: u64, identity: Identity, flags: u32, layout: &Layout) ->
         return false;
     }
     true
+}
+
+/// An address of IPv6, from the kernel's memory.
+#[inline(always)]
+fn read_address(to: &mut [u8; 16], from: u64) -> bool {
+    memory::kernel_into(to.as_mut_ptr().cast(), 16, from) == 0
 }
 
 /// A number that no socket had before.

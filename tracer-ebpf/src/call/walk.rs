@@ -4,7 +4,7 @@ use core::ffi::c_void;
 use core::hint::black_box;
 
 use aya_ebpf::programs::ProbeContext;
-use tracer_common::call::{CALL_HEADER_BYTES, CHUNK_BYTES, Call, CallEvent, CallSocket, Layout, Walk, flag, place};
+use tracer_common::call::{CALL_EVENT_BYTES, CALL_HEADER_BYTES, CHUNK_BYTES, Call, CallEvent, CallSocket, Layout, Walk, flag, place};
 use tracer_common::counter::Counter;
 use tracer_common::event::{Head, Kind, OPENING_BYTES, Opening, direction, opening};
 use tracer_common::limits::HEAD_BYTES;
@@ -386,7 +386,9 @@ fn piece(ctx: &ProbeContext, walk: &mut Walk, event: *mut CallEvent, counts: Cou
     }
     counts.add(Counter::Events, 1);
     counts.add(Counter::LostUnreadableBytes, unread);
-    emit(ctx.regs.cast(), event, (size & !mask) + header, len as u32);
+    // Looked at anew: what the verifier knew of the size is lost when the compiler keeps it on the stack meanwhile (up to 5.9).
+    let whole = (black_box((size & !mask) + header).wrapping_sub(1) & (CALL_EVENT_BYTES as u64 - 1)) + 1;
+    emit(ctx.regs.cast(), event, whole, len as u32);
     // SAFETY: as above.
     #[expect(unsafe_code, reason = "a map value is reached by pointer")]
     unsafe {

@@ -1,12 +1,20 @@
-//! The object files themselves, held against what Linux 4.14 takes: there is no such kernel at hand on which every build could be tried, and
-//! newer ones take what it refuses. In what `cargo xtask build` made, debug and release alike. Run by `cargo xtask test`.
+//! The object files themselves, held against what Linux 4.14 takes, down to what its verifier says of each program: there is no such kernel at
+//! hand on which every build could be tried, and newer ones take what it refuses. In what `cargo xtask build` made, debug and release alike. Run by `cargo xtask test`.
 #![cfg(feature = "live")]
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+mod instruction;
+mod range;
+mod verifier;
+mod verifier_says;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use instruction::{ADD_NUMBER, CALL, COPY, EXIT, GO, Instruction, LOAD_LONG, STACK, class};
 use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionKind, SymbolKind};
+use verifier::{Cost, MAX_PROCESSED, Map, Program, Refusal, verify};
 
 /// Instructions of a program: `BPF_MAXINSNS`, for everybody before 5.2.
 const MAX_INSTRUCTIONS: usize = 4096;
@@ -87,14 +95,12 @@ fn check(file: &object::File<'_>, budget: &Budget) -> Vec<String> {
             }
         }
     }
-    let maps = file.section_by_name("maps").map(|section| section.data().unwrap().to_vec()).unwrap_or_default();
-    for (index, map) in maps.chunks_exact(MAP_BYTES).enumerate() {
-        let number = |at: usize| u32::from_le_bytes(*map.get(at..).and_then(|rest| rest.first_chunk()).unwrap());
-        let (kind, value_bytes) = (number(0), number(8));
-        if !MAPS.contains(&kind) && !budget.maps.contains(&kind) {
+    let maps = maps(file);
+    for (index, Map { kind, value_bytes, .. }) in maps.iter().enumerate() {
+        if !MAPS.contains(kind) && !budget.maps.contains(kind) {
             faults.push(format!("map {index} is of kind {kind}"));
         }
-        if kind == PERCPU_ARRAY && value_bytes > MAX_PER_CPU_VALUE {
+        if *kind == PERCPU_ARRAY && *value_bytes > MAX_PER_CPU_VALUE {
             faults.push(format!("per-CPU map {index} has values of {value_bytes} bytes"));
         }
     }
@@ -108,8 +114,19 @@ fn check(file: &object::File<'_>, budget: &Budget) -> Vec<String> {
         let (start, len) = (usize::try_from(symbol.address()).unwrap(), usize::try_from(symbol.size()).unwrap());
         let code: Vec<Instruction> = code.get(start..start + len).unwrap().as_chunks().0.iter().copied().map(Instruction::read).collect();
         let name = symbol.name().unwrap();
-        let (stack, found) = check_program(&code, budget);
-        println!("{} {name}: {} instructions, {stack} bytes of stack", budget.name, code.len());
+        let (stack, mut found) = check_program(&code, budget);
+        let loads = loads(file, &section, start..start + len);
+        let mut cost = Cost::default();
+        match verify(&Program { code: &code, maps: &maps, loads: &loads }) {
+            Ok(paid) => cost = paid,
+            Err(Refusal { at, reason }) => found.push(format!("the verifier of 4.14 refuses it at instruction {at}: {reason}")),
+        }
+        println!(
+            "{} {name}: {} instructions, {} of {MAX_PROCESSED} on all ways through it, {stack} bytes of stack",
+            budget.name,
+            code.len(),
+            cost.processed
+        );
         faults.extend(found.into_iter().map(|fault| format!("{name}: {fault}")));
         programs += 1;
     }
@@ -119,51 +136,30 @@ fn check(file: &object::File<'_>, budget: &Budget) -> Vec<String> {
     faults
 }
 
-/// One instruction (`struct bpf_insn`), or the second half of a long one.
-#[derive(Clone, Copy, Debug)]
-struct Instruction {
-    code: u8,
-    to: u8,
-    from: u8,
-    offset: i16,
-    value: i32,
+/// The maps of an object, in their order.
+fn maps(file: &object::File<'_>) -> Vec<Map> {
+    let maps = file.section_by_name("maps").map(|section| section.data().unwrap().to_vec()).unwrap_or_default();
+    let of_bytes = |map: &[u8]| {
+        let number = |at: usize| u32::from_le_bytes(*map.get(at..).and_then(|rest| rest.first_chunk()).unwrap());
+        Map { kind: number(0), key_bytes: number(4), value_bytes: number(8) }
+    };
+    maps.chunks_exact(MAP_BYTES).map(of_bytes).collect()
 }
 
-/// Classes of instructions: the low bits of their codes.
-mod class {
-    pub(crate) const LOAD: u8 = 0;
-    pub(crate) const LOAD_FROM: u8 = 1;
-    pub(crate) const STORE: u8 = 2;
-    pub(crate) const STORE_FROM: u8 = 3;
-    pub(crate) const ARITHMETIC_32: u8 = 4;
-    pub(crate) const JUMP: u8 = 5;
-    pub(crate) const JUMP_32: u8 = 6;
-    pub(crate) const ARITHMETIC: u8 = 7;
-}
-
-/// The register that points to the stack.
-const STACK: u8 = 10;
-
-/// Codes of single instructions.
-const LOAD_LONG: u8 = 0x18;
-const CALL: u8 = 0x85;
-const EXIT: u8 = 0x95;
-const GO: u8 = 0x05;
-const COPY: u8 = 0xbf;
-const ADD_NUMBER: u8 = 0x07;
-
-impl Instruction {
-    fn read(bytes: [u8; 8]) -> Self {
-        let [code, registers, o0, o1, v0, v1, v2, v3] = bytes;
-        Self {
-            code,
-            to: registers & 15,
-            from: registers >> 4,
-            offset: i16::from_le_bytes([o0, o1]),
-            value: i32::from_le_bytes([v0, v1, v2, v3]),
+/// Which map each instruction of a part of a section loads.
+fn loads(file: &object::File<'_>, section: &object::Section<'_, '_>, part: std::ops::Range<usize>) -> BTreeMap<usize, usize> {
+    let mut loads = BTreeMap::new();
+    for (offset, relocation) in section.relocations() {
+        let (at, RelocationTarget::Symbol(index)) = (usize::try_from(offset).unwrap(), relocation.target()) else { continue };
+        if part.contains(&at) {
+            let symbol = file.symbol_by_index(index).unwrap();
+            loads.insert((at - part.start) / 8, usize::try_from(symbol.address()).unwrap() / MAP_BYTES);
         }
     }
+    loads
+}
 
+impl Instruction {
     /// Why 4.14 does not know it.
     fn fault(self, budget: &Budget) -> Option<String> {
         let (class, operation, mode) = (self.code & 7, self.code & 0xf0, self.code & 0xe0);
@@ -235,14 +231,25 @@ fn check_program(code: &[Instruction], budget: &Budget) -> (i32, Vec<String>) {
     if stack > MAX_STACK {
         faults.push(format!("has {stack} bytes of stack"));
     }
-    if let Some(index) = find_loop(code) {
-        faults.push(format!("comes back to instruction {index}: a loop"));
+    match check_ways(code) {
+        Ways::Loop(index) => faults.push(format!("comes back to instruction {index}: a loop")),
+        Ways::Unreachable(index) => faults.push(format!("has no way to instruction {index}")),
+        Ways::Good => {}
     }
     (stack, faults)
 }
 
-/// An instruction that can be reached from itself, as the verifier looks for one (`check_cfg`).
-fn find_loop(code: &[Instruction]) -> Option<usize> {
+/// What is wrong with the ways through a program, as the verifier looks for it (`check_cfg`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ways {
+    Good,
+    /// An instruction can be reached from itself.
+    Loop(usize),
+    /// An instruction cannot be reached.
+    Unreachable(usize),
+}
+
+fn check_ways(code: &[Instruction]) -> Ways {
     #[derive(Clone, Copy, PartialEq)]
     enum Mark {
         New,
@@ -251,7 +258,9 @@ fn find_loop(code: &[Instruction]) -> Option<usize> {
     }
     let mut marks = vec![Mark::New; code.len()];
     let mut path = vec![(0, successors(code, 0))];
-    *marks.first_mut()? = Mark::OnPath;
+    if let Some(first) = marks.first_mut() {
+        *first = Mark::OnPath;
+    }
     while let Some((index, next)) = path.last_mut() {
         let Some(following) = next.pop() else {
             if let Some(mark) = marks.get_mut(*index) {
@@ -261,7 +270,7 @@ fn find_loop(code: &[Instruction]) -> Option<usize> {
             continue;
         };
         match marks.get_mut(following) {
-            Some(Mark::OnPath) => return Some(following),
+            Some(Mark::OnPath) => return Ways::Loop(following),
             Some(mark @ Mark::New) => {
                 *mark = Mark::OnPath;
                 path.push((following, successors(code, following)));
@@ -269,7 +278,10 @@ fn find_loop(code: &[Instruction]) -> Option<usize> {
             Some(Mark::Done) | None => {}
         }
     }
-    None
+    // The second half of a long load is no instruction.
+    let is_half = |index: usize| index.checked_sub(1).and_then(|before| code.get(before)).is_some_and(|before| before.code == LOAD_LONG);
+    let left_out = marks.iter().enumerate().position(|(index, mark)| *mark == Mark::New && !is_half(index));
+    left_out.map_or(Ways::Good, Ways::Unreachable)
 }
 
 /// Where a program can go on from an instruction.
@@ -312,11 +324,13 @@ mod tests {
             ("a helper of 5.8", vec![instruction(CALL, 0, 0, 0, 130), exit], "calls helper 130"),
             ("a large stack", vec![instruction(0x7b, STACK, 1, -520, 0), exit], "520 bytes of stack"),
             ("one by address", vec![instruction(COPY, 2, STACK, 0, 0), instruction(ADD_NUMBER, 2, 0, 0, -600), exit], "600 bytes of stack"),
+            ("what is never run", vec![exit, exit], "no way to instruction 1"),
             ("an atomic exchange", vec![instruction(0xdb, 1, 2, 0, 0xe1), exit], "atomic operation"),
         ] {
             assert!(faults(&code).contains(wanted), "{name}: {}", faults(&code));
         }
-        assert!(faults(&vec![exit; MAX_INSTRUCTIONS + 1]).contains("4097 instructions"));
+        let long = [vec![instruction(COPY, 1, 2, 0, 0); MAX_INSTRUCTIONS], vec![exit]].concat();
+        assert!(faults(&long).contains("4097 instructions"));
     }
 
     #[test]
