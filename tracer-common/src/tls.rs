@@ -62,9 +62,9 @@ const _: () = assert!(size_of::<Session>() == 80);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct CallKey {
-    /// Process and thread; of Go, process and goroutine.
+    /// Process and thread; of Go, process and depth in the goroutine's stack.
     pub thread: u64,
-    /// Where the caller's stack ends; 0 of Go, whose stacks move.
+    /// Where the caller's stack ends; of Go, whose stacks move, the goroutine's address.
     pub stack: u64,
 }
 const _: () = assert!(size_of::<CallKey>() == 16);

@@ -1,6 +1,6 @@
 //! Object `tls`: sees the plaintext of TLS sessions at the libraries that make them, and copies that of Kafka to user space.
 //!
-//! In: calls into OpenSSL and its relatives, and connections to ports that are known for Kafka. Out: the events of
+//! In: calls into OpenSSL and its relatives and into Go's `crypto/tls`, and connections to ports that are known for Kafka. Out: the events of
 //! [`tracer_common::event`] in the ring. The programs keep to what Linux 4.14 can verify, but for the ring and the boot clock (5.8).
 
 #![no_std]
@@ -11,6 +11,8 @@ mod copy;
 mod counts;
 #[path = "tls/descriptor.rs"]
 mod descriptor;
+#[path = "programs/go.rs"]
+mod go;
 #[path = "tls/maps.rs"]
 mod maps;
 #[path = "programs/tls.rs"]

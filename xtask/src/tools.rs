@@ -86,9 +86,12 @@ pub fn cargo_program(name: &str, version: &str, why: &str) -> Result<PathBuf> {
 ///
 /// # Errors
 /// If Go is missing and cannot be installed, or the program does not build.
-pub fn go_program(name: &str, why: &str) -> Result<PathBuf> {
+pub fn go_program(name: &str, flags: &[&str], why: &str) -> Result<PathBuf> {
     let source = workspace::root().join("tests/clients").join(name);
     let mut hasher = DefaultHasher::new();
+    if !flags.is_empty() {
+        flags.hash(&mut hasher);
+    }
     let listed = fs::read_dir(&source).with_context(|| format!("cannot read {}", source.display()))?;
     let listed = listed.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>>>()?;
     let [main, modules, sums] = ["main.go", "go.mod", "go.sum"].map(|file| source.join(file));
@@ -108,7 +111,7 @@ pub fn go_program(name: &str, why: &str) -> Result<PathBuf> {
         ensure("go")?;
         workspace::install_dir(&place, |half| {
             let mut go = Command::new("go");
-            go.args(["build", "-trimpath", "-o"]).arg(half.join(name)).arg(".").current_dir(&source);
+            go.args(["build", "-trimpath"]).args(flags).arg("-o").arg(half.join(name)).arg(".").current_dir(&source);
             step::run(&format!("build the Go program {name}"), why, &mut go)
         })?;
     }

@@ -3,8 +3,11 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -13,6 +16,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
 )
 
 type job struct {
@@ -34,6 +38,9 @@ type job struct {
 	Codecs  []string `json:"codecs"`
 	RoundMs int      `json:"round_ms"`
 	Until   string   `json:"until"`
+
+	// How to come to the broker, in librdkafka's words.
+	Properties map[string]string `json:"properties"`
 }
 
 type result struct {
@@ -53,9 +60,9 @@ func main() {
 	}
 	deadline, cancel := context.WithTimeout(context.Background(), time.Duration(work.TimeoutSeconds)*time.Second)
 	defer cancel()
-	run := consume
-	if work.Mode == "produce" {
-		run = produce
+	run, known := bounded[work.Library+" "+work.Mode]
+	if !known {
+		log.Fatalf("no %s with %q", work.Mode, work.Library)
 	}
 	results, err := run(deadline, work)
 	if err != nil {
@@ -73,26 +80,69 @@ func main() {
 	}
 }
 
+// What comes to an end by itself, by library and mode.
+var bounded = map[string]func(context.Context, job) ([]result, error){
+	"franz-go produce": franzProduce, "franz-go consume": franzConsume,
+	"sarama produce": saramaProduce, "sarama consume": saramaConsume,
+}
+
+// Nil: in the clear.
+func (work job) encryption() (*tls.Config, error) {
+	authority, encrypted := work.Properties["ssl.ca.location"]
+	if !encrypted {
+		return nil, nil
+	}
+	text, err := os.ReadFile(authority)
+	if err != nil {
+		return nil, err
+	}
+	config := &tls.Config{RootCAs: x509.NewCertPool()}
+	if !config.RootCAs.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("no certificate in %s", authority)
+	}
+	if certificate := work.Properties["ssl.certificate.location"]; certificate != "" {
+		pair, err := tls.LoadX509KeyPair(certificate, work.Properties["ssl.key.location"])
+		if err != nil {
+			return nil, err
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	return config, nil
+}
+
+func (work job) franzSecurity() ([]kgo.Opt, error) {
+	config, err := work.encryption()
+	if err != nil || config == nil {
+		return nil, err
+	}
+	options := []kgo.Opt{kgo.DialTLSConfig(config)}
+	if user := work.Properties["sasl.username"]; user != "" {
+		options = append(options, kgo.SASL(plain.Auth{User: user, Pass: work.Properties["sasl.password"]}.AsMechanism()))
+	}
+	return options, nil
+}
+
 var franzCodecs = map[string]kgo.CompressionCodec{
 	"none": kgo.NoCompression(), "gzip": kgo.GzipCompression(), "snappy": kgo.SnappyCompression(),
 	"lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression(),
 }
 
-func produce(deadline context.Context, work job) ([]result, error) {
-	client, err := kgo.NewClient(
+func franzProduce(deadline context.Context, work job) ([]result, error) {
+	options, err := work.franzSecurity()
+	if err != nil {
+		return nil, err
+	}
+	client, err := kgo.NewClient(append(options,
 		kgo.SeedBrokers(work.Bootstrap), kgo.ClientID(work.ClientID), kgo.ProducerBatchCompression(franzCodecs[work.Codec]),
 		kgo.ProducerLinger(time.Duration(work.LingerMs)*time.Millisecond),
-	)
+	)...)
 	if err != nil {
 		return nil, err
 	}
 	defer client.Close()
 	results := make([]result, work.Records)
 	failures := make(chan error, work.Records)
-	value := make([]byte, work.ValueBytes)
-	for i := range value {
-		value[i] = 'x'
-	}
+	value := bytes.Repeat([]byte("x"), work.ValueBytes)
 	start := time.Now()
 	for i := range work.Records {
 		record := &kgo.Record{Topic: work.Topic, Key: fmt.Appendf(nil, "key-%d", i%16), Value: value}
@@ -121,11 +171,15 @@ func produce(deadline context.Context, work job) ([]result, error) {
 	}
 }
 
-func consume(deadline context.Context, work job) ([]result, error) {
-	client, err := kgo.NewClient(
+func franzConsume(deadline context.Context, work job) ([]result, error) {
+	options, err := work.franzSecurity()
+	if err != nil {
+		return nil, err
+	}
+	client, err := kgo.NewClient(append(options,
 		kgo.SeedBrokers(work.Bootstrap), kgo.ClientID(work.ClientID), kgo.ConsumerGroup(work.Group), kgo.ConsumeTopics(work.Topic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.DisableAutoCommit(),
-	)
+	)...)
 	if err != nil {
 		return nil, err
 	}

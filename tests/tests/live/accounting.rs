@@ -174,6 +174,39 @@ fn check_side(side: &str, spans: &[&Span], records: &[Record]) -> Result<()> {
     Ok(())
 }
 
+/// What a tracer that came late says of one side: nothing that did not happen, nothing twice. How many records it accounts for.
+pub(crate) fn check_part(topic: &str, operation: &str, records: &[Record], spans: &[Span]) -> Result<usize> {
+    let places: BTreeSet<(i32, i64)> = records.iter().map(|record| (record.partition, record.offset)).collect();
+    let carried: BTreeMap<(i32, i64), Carried> = contexts(records).map(|context| ((context.partition, context.offset), context)).collect();
+    let is_first = |span: &&Span| !span.is("kafka_tracer.retry") && !span.is("kafka_tracer.redelivered");
+    let mut seen = BTreeSet::new();
+    let mut batches = BTreeMap::new();
+    for span in spans.iter().filter(|span| span.topic() == Some(topic) && span.operation() == Some(operation)).filter(is_first) {
+        let partition = span.partition().context("a span without partition")?;
+        if let Some(offset) = span.int("messaging.kafka.offset") {
+            let place = (partition, offset);
+            let context = carried.get(&place).with_context(|| format!("{place:?} was sent without a context"))?;
+            anyhow::ensure!(span.trace_id == context.trace_id, "{place:?} is in trace {}, not in {}", span.trace_id, context.trace_id);
+            anyhow::ensure!(seen.insert(place), "two spans for the record at {place:?}");
+        } else if let (Some(base), Some(last)) = (span.int("kafka_tracer.batch.base_offset"), span.int("kafka_tracer.batch.last_offset")) {
+            anyhow::ensure!(batches.insert((partition, base), (last, span.messages())).is_none(), "two spans for {partition}:{base}");
+        }
+    }
+    for ((partition, base), (last, messages)) in batches {
+        let mut own = 0;
+        for offset in base..=last {
+            anyhow::ensure!(places.contains(&(partition, offset)), "no client says anything of {partition}:{offset}");
+            if seen.contains(&(partition, offset)) && carried.contains_key(&(partition, offset)) {
+                own += 1;
+            } else {
+                anyhow::ensure!(seen.insert((partition, offset)), "{partition}:{offset} is in two batches");
+            }
+        }
+        anyhow::ensure!(messages + own == last - base + 1, "batch {partition}:{base}-{last} has {messages} + {own} messages");
+    }
+    Ok(seen.len())
+}
+
 /// Records without context: the fetch side's batch spans are children of the send side's, in their traces.
 fn check_join(group: &str, sends: &[&Span], fetches: &[&Span]) -> Result<()> {
     let key = |span: &Span| Some((span.partition()?, span.int("kafka_tracer.batch.base_offset")?));

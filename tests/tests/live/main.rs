@@ -15,6 +15,7 @@ mod lifecycle;
 mod privileges;
 mod restarts;
 mod tls;
+mod tls_go;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};

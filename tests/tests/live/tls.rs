@@ -37,10 +37,10 @@ impl Lab {
         Ok(Self { broker, collector, tracer, scratch })
     }
 
-    /// One topic: a producer and a consumer that run at the same time.
-    fn exchange(&self, client: &Client, access: Access, records: usize) -> Result<Told> {
+    /// One topic: a producer and a consumer that run at the same time. `name` is part of the topic's.
+    fn exchange(&self, client: &Client, name: &str, access: Access, records: usize) -> Result<Told> {
         let client = client.over(access);
-        let topic = unique(&format!("tls-{}-{}", client.language().name(), access.name()));
+        let topic = unique(&format!("tls-{name}-{}", access.name()));
         self.broker.create_topic(&topic, 1)?;
         let group = format!("{topic}-group");
         let consume = Consume { topic: &topic, group: &group, records };
@@ -78,18 +78,20 @@ impl Lab {
 fn encrypted_records_are_what_the_clients_say() -> Result<()> {
     let _turn = turn();
     let distribution = Distribution::ensure(Distribution::NEWEST)?;
+    let clients = Language::SEEN_INTO.map(|language| Ok((language.name(), Client::ensure(language, &distribution)?)));
+    let mut clients = clients.into_iter().collect::<Result<Vec<_>>>()?;
+    clients.push(("go-stripped", Client::ensure(Language::Go, &distribution)?.stripped()?));
     let mut libraries = Vec::new();
-    for language in Language::SEEN_INTO {
-        libraries.extend(Client::ensure(language, &distribution)?.tls_libraries()?.iter().map(|path| path.display().to_string()));
+    for (_, client) in &clients {
+        libraries.extend(client.tls_libraries()?.iter().map(|path| path.display().to_string()));
     }
     libraries.dedup();
     // Attached before the clients start: a program that is found by its connection may have said something by then.
     let lab = Lab::start("tls", &[("KAFKA_TRACER_TLS_LIBRARIES", &libraries.join(","))])?;
     let mut told = Vec::new();
-    for language in Language::SEEN_INTO {
-        let client = Client::ensure(language, lab.broker.distribution())?;
+    for (name, client) in &clients {
         for access in [Access::MutualTls, Access::PasswordOverTls] {
-            told.push(lab.exchange(&client, access, RECORDS).with_context(|| format!("{language:?} over {access:?}"))?);
+            told.push(lab.exchange(client, name, access, RECORDS).with_context(|| format!("{name} over {access:?}"))?);
         }
     }
     lab.finish(&told)

@@ -223,7 +223,7 @@ unsafe fn stack(regs: *const pt_regs, returned: bool) -> u64 {
     if returned { stack } else { stack.wrapping_add(8) }
 }
 
-/// AArch64: the return address is in a register.
+/// `AArch64`: the return address is in a register.
 #[cfg(bpf_target_arch = "aarch64")]
 #[inline(always)]
 #[expect(unsafe_code, reason = "the context is a pointer")]

@@ -1,5 +1,6 @@
 //! What is known of a session: made when it is first seen, tied to its socket, judged, told.
 
+use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id, generated};
 use tracer_common::config::PortRule;
 use tracer_common::counter::Counter;
@@ -55,8 +56,16 @@ pub(crate) fn get_or_make<'a>(key: &SessionKey, flags: u32) -> Option<&'a mut Se
         return Some(session);
     }
     let session = Session { id: new_id(), flags, ..Session::default() };
-    let _ = SESSIONS.insert(key, session, 0);
+    // Whoever reads and whoever writes may come at once: both get what the first of them made.
+    let _ = SESSIONS.insert(key, session, u64::from(BPF_NOEXIST));
     get(key)
+}
+
+/// A session begins at an object, whatever was there before.
+#[inline(always)]
+pub(crate) fn begin(key: &SessionKey, flags: u32) {
+    end(key);
+    let _ = get_or_make(key, flags);
 }
 
 /// The session, if it is known.

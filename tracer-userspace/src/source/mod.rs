@@ -6,6 +6,8 @@
 
 #![cfg_attr(not(feature = "live"), forbid(unsafe_code))]
 
+#[cfg(feature = "binaries")]
+pub mod binary;
 pub mod features;
 pub mod pcap;
 

@@ -28,7 +28,7 @@ pub enum Language {
     Librdkafka,
     /// franz-go.
     Go,
-    /// sarama, in Go; does endless work alone.
+    /// sarama, in Go.
     Sarama,
     /// kafka-python.
     KafkaPython,
@@ -39,8 +39,8 @@ pub enum Language {
 impl Language {
     /// Those that can do all there is to do.
     pub const ALL: [Self; 3] = [Self::Java, Self::Librdkafka, Self::Go];
-    /// Those whose TLS can be seen into, each with another library below it.
-    pub const SEEN_INTO: [Self; 2] = [Self::Librdkafka, Self::KafkaPython];
+    /// Those whose TLS can be seen into: OpenSSL built in and shared, and Go's own.
+    pub const SEEN_INTO: [Self; 4] = [Self::Librdkafka, Self::KafkaPython, Self::Go, Self::Sarama];
     /// All that do endless work.
     pub const ENDLESS: [Self; 6] = [Self::Java, Self::Librdkafka, Self::Go, Self::Sarama, Self::KafkaPython, Self::Kafkajs];
 
@@ -220,7 +220,7 @@ impl Client {
         let home = match language {
             Language::Java => distribution.client_classes()?,
             Language::Librdkafka => tools::python_package("confluent-kafka", CONFLUENT_KAFKA_VERSION, "a client over librdkafka, by pip")?,
-            Language::Go | Language::Sarama => tools::go_program("go", "clients over franz-go and sarama, about 40 s")?,
+            Language::Go | Language::Sarama => tools::go_program("go", &[], "clients over franz-go and sarama, about 40 s")?,
             Language::KafkaPython => {
                 let why = "a client over kafka-python with all its codecs, by pip";
                 tools::python_packages("kafka-python", KAFKA_PYTHON_VERSION, &KAFKA_PYTHON_CODECS, why)?
@@ -247,11 +247,28 @@ impl Client {
         Self { access, ..self.clone() }
     }
 
-    /// The files that a client in Python has its TLS from.
+    /// How it comes to the broker.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// The same client, in Go, without symbols.
+    ///
+    /// # Errors
+    /// If it cannot be built.
+    pub fn stripped(&self) -> Result<Self> {
+        let home = tools::go_program("go", &["-ldflags=-s -w"], "the same without symbols, about 10 s")?;
+        Ok(Self { home, ..self.clone() })
+    }
+
+    /// The files that a client in Python or Go has its TLS from.
     ///
     /// # Errors
     /// If Python does not load the client, or has no such file.
     pub fn tls_libraries(&self) -> Result<Vec<PathBuf>> {
+        if matches!(self.language, Language::Go | Language::Sarama) {
+            return Ok(vec![self.home.clone()]);
+        }
         let module = if self.language == Language::Librdkafka { "confluent_kafka" } else { "ssl" };
         let program = format!("import {module}\nfor line in open('/proc/self/maps'):\n if ' r-xp ' in line: print(line.split()[-1])");
         let mapped = step::output(Command::new("python3").args(["-c", &program]).env("PYTHONPATH", &self.home))?;
@@ -291,6 +308,7 @@ impl Client {
         self.start(
             dir,
             &Job {
+                library: self.library(),
                 mode: "produce",
                 bootstrap: &format!("127.0.0.1:{}", broker.port_for(self.access)?),
                 client_id,
@@ -317,6 +335,7 @@ impl Client {
         self.start(
             dir,
             &Job {
+                library: self.library(),
                 mode: "consume",
                 bootstrap: &format!("127.0.0.1:{}", broker.port_for(self.access)?),
                 client_id,
@@ -337,7 +356,7 @@ impl Client {
     /// If they cannot be started.
     pub fn work(&self, bootstrap: &str, dir: &Path, name: &str, work: &[Work<'_>]) -> Result<Vec<Workers>> {
         let jobs = work.iter().map(|work| Job {
-            library: if self.language == Language::Go { "franz-go" } else { self.language.name() },
+            library: self.library(),
             mode: work.kind.mode(),
             bootstrap,
             client_id: work.client_id,
@@ -363,6 +382,11 @@ impl Client {
             Ok(Workers { process, language: self.language, read: 0 })
         };
         jobs.chunks(one_process).enumerate().map(start).collect()
+    }
+
+    /// What it is called in jobs.
+    fn library(&self) -> &'static str {
+        if self.language == Language::Go { "franz-go" } else { self.language.name() }
     }
 
     fn start(&self, dir: &Path, job: &Job<'_>) -> Result<Running> {

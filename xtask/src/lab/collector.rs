@@ -53,7 +53,7 @@ impl Collector {
     /// # Errors
     /// If Go is missing and cannot be installed, or the build fails.
     pub fn ensure() -> Result<PathBuf> {
-        tools::go_program("collector", "a real OpenTelemetry Collector with OTLP receiver and file exporter, about 1 min")
+        tools::go_program("collector", &[], "a real OpenTelemetry Collector with OTLP receiver and file exporter, about 1 min")
     }
 
     /// Starts a Collector that keeps its files in `dir`.

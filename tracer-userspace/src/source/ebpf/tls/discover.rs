@@ -38,7 +38,7 @@ const NAMESPACES: Duration = Duration::from_secs(5);
 /// How long programs stay attached to a process after its last connection: the next may follow.
 const LINGER: Duration = Duration::from_secs(30);
 
-/// Processes that are looked into at once. Each takes a dozen descriptors.
+/// Processes that are looked into at once. Each takes up to twenty descriptors.
 const MAX_PROCESSES: usize = 1024;
 
 /// Files whose symbols are remembered.

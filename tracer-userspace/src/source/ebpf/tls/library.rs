@@ -8,10 +8,9 @@
 use std::fs::File;
 
 use object::read::ReadCache;
-use object::read::elf::{ElfFile64, ProgramHeader};
-use object::{Endianness, Object, ObjectSymbol, elf};
 
 use super::programs::Probe;
+use crate::source::binary::{Binary, GoFunction};
 
 /// A larger file is not looked into: symbols of that many bytes take too long to go through.
 const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -29,6 +28,15 @@ const OPENSSL: [(&str, &[Probe]); 9] = [
     ("SSL_free", &[Probe::Free]),
 ];
 
+/// Methods of Go's `crypto/tls.Conn`, in the order in which programs are attached: who sees a session begin sees all of it.
+const GO: [(&str, Probe); 5] = [
+    ("crypto/tls.(*Conn).Read", Probe::GoRead),
+    ("crypto/tls.(*Conn).writeRecordLocked", Probe::GoWrite),
+    ("crypto/tls.(*Conn).Close", Probe::GoClose),
+    ("crypto/tls.(*Conn).clientHandshake", Probe::GoClient),
+    ("crypto/tls.(*Conn).serverHandshake", Probe::GoServer),
+];
+
 /// A program to attach, and where in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
@@ -41,8 +49,6 @@ pub(super) struct Place {
 pub(super) struct Library {
     /// Where to attach what, in the order in which it is attached: entries before returns.
     pub(super) places: Vec<Place>,
-    /// The file has TLS inside, but no symbols to find its functions by.
-    pub(super) is_stripped: bool,
 }
 
 impl Library {
@@ -58,16 +64,26 @@ pub(super) fn look_into(file: File, name: &str) -> Library {
         return Library::default();
     }
     let data = ReadCache::new(file);
-    let Ok(elf) = ElfFile64::<Endianness, _>::parse(&data) else { return Library::default() };
-    let mut found = [None; OPENSSL.len()];
+    let Some(binary) = Binary::parse(&data) else { return Library::default() };
+    // A program in Go may have a library in C inside.
+    let mut places = open_ssl(&binary, name);
+    places.extend(go(&binary));
+    Library { places }
+}
+
+type File64<'data> = Binary<'data, &'data ReadCache<File>>;
+
+fn open_ssl(binary: &File64<'_>, name: &str) -> Vec<Place> {
+    let names = OPENSSL.map(|(name, _)| name);
     // What a library exports is also in its full table, if that was left in; a program's own functions are in the latter alone.
-    find(&elf, elf.dynamic_symbols(), &mut found);
+    let mut found = binary.exported(&names);
     if !has_data(&found) {
-        find(&elf, elf.symbols(), &mut found);
+        found = binary.symbols(&names);
     }
     if !has_data(&found) {
-        return Library::default();
+        return Vec::new();
     }
+    let found = found.map(|function| binary.offset(function?.address));
     let [read, write, read_ex, write_ex, ..] = found;
     let wraps = is_libressl(name) && read.is_some() && write.is_some();
     let mut places = Vec::new();
@@ -78,11 +94,26 @@ pub(super) fn look_into(file: File, name: &str) -> Library {
         }
         places.extend(probes.iter().map(|&probe| Place { probe, offset }));
     }
-    Library { places, is_stripped: false }
+    places
+}
+
+fn go(binary: &File64<'_>) -> Vec<Place> {
+    let found = binary.go_functions(&GO.map(|(name, _)| name));
+    // The linker leaves out what is never called: a program may have no server.
+    let [Some(_), Some(_), Some(_), ..] = &found else { return Vec::new() };
+    let mut places = Vec::new();
+    for ((_, probe), function) in GO.into_iter().zip(found) {
+        let Some(GoFunction { entry, returns }) = function else { continue };
+        places.push(Place { probe, offset: entry });
+        if probe == Probe::GoRead {
+            places.extend(returns.into_iter().map(|offset| Place { probe: Probe::GoReturn, offset }));
+        }
+    }
+    places
 }
 
 /// Both ways of reading and writing, or at least one.
-fn has_data([read, write, read_ex, write_ex, ..]: &[Option<u64>; OPENSSL.len()]) -> bool {
+fn has_data<T>([read, write, read_ex, write_ex, ..]: &[Option<T>; OPENSSL.len()]) -> bool {
     (read.is_some() || read_ex.is_some()) && (write.is_some() || write_ex.is_some())
 }
 
@@ -91,39 +122,6 @@ fn has_data([read, write, read_ex, write_ex, ..]: &[Option<u64>; OPENSSL.len()])
 fn is_libressl(name: &str) -> bool {
     let number = name.strip_prefix("libssl.so.").and_then(|rest| rest.split('.').next()).and_then(|number| number.parse::<u32>().ok());
     number.is_some_and(|number| number > 20)
-}
-
-type Elf<'data> = ElfFile64<'data, Endianness, &'data ReadCache<File>>;
-
-fn find<'data, S: ObjectSymbol<'data>>(elf: &Elf<'_>, symbols: impl Iterator<Item = S>, found: &mut [Option<u64>; OPENSSL.len()]) {
-    for symbol in symbols {
-        if !symbol.is_definition() {
-            continue;
-        }
-        let Ok(name) = symbol.name_bytes() else { continue };
-        // By far the most names are others.
-        if !name.starts_with(b"SSL_") {
-            continue;
-        }
-        let index = OPENSSL.iter().position(|(wanted, _)| wanted.as_bytes() == name);
-        if let Some(place) = index.and_then(|index| found.get_mut(index))
-            && place.is_none()
-        {
-            *place = file_offset(elf, symbol.address());
-        }
-    }
-}
-
-/// Where in the file the code at an address lies, as the kernel wants it.
-fn file_offset(elf: &Elf<'_>, address: u64) -> Option<u64> {
-    let endian = elf.endian();
-    let segment = elf.elf_program_headers().iter().find(|segment| {
-        let begin = segment.p_vaddr(endian);
-        segment.p_type(endian) == elf::PT_LOAD
-            && segment.p_flags(endian) & elf::PF_X != 0
-            && (begin..begin.saturating_add(segment.p_filesz(endian))).contains(&address)
-    })?;
-    (address - segment.p_vaddr(endian)).checked_add(segment.p_offset(endian))
 }
 
 #[cfg(test)]

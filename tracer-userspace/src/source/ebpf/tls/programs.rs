@@ -34,10 +34,31 @@ pub(super) enum Probe {
     Connect,
     Accept,
     Free,
+    GoRead,
+    GoReturn,
+    GoWrite,
+    GoClient,
+    GoServer,
+    GoClose,
 }
 
 impl Probe {
-    const ALL: [Self; 8] = [Self::Read, Self::Write, Self::ReadEx, Self::WriteEx, Self::Return, Self::Connect, Self::Accept, Self::Free];
+    const ALL: [Self; 14] = [
+        Self::Read,
+        Self::Write,
+        Self::ReadEx,
+        Self::WriteEx,
+        Self::Return,
+        Self::Connect,
+        Self::Accept,
+        Self::Free,
+        Self::GoRead,
+        Self::GoReturn,
+        Self::GoWrite,
+        Self::GoClient,
+        Self::GoServer,
+        Self::GoClose,
+    ];
 
     const fn program(self) -> &'static str {
         match self {
@@ -49,6 +70,12 @@ impl Probe {
             Self::Connect => "tls_connect",
             Self::Accept => "tls_accept",
             Self::Free => "tls_free",
+            Self::GoRead => "go_read",
+            Self::GoReturn => "go_return",
+            Self::GoWrite => "go_write",
+            Self::GoClient => "go_client",
+            Self::GoServer => "go_server",
+            Self::GoClose => "go_close",
         }
     }
 }
