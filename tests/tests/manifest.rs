@@ -42,6 +42,18 @@ fn the_daemonset_has_exactly_the_capabilities_that_the_program_asks_for() {
 }
 
 #[test]
+fn the_daemonset_for_encrypted_connections_asks_for_one_setting_and_one_capability_more() {
+    // The names of the files that they tell how to apply, and what stands at the top, differ, too.
+    let lines = |path: &str| file(path).lines().filter(|line| !line.trim_start().starts_with('#')).map(str::to_owned).collect::<Vec<_>>();
+    let (plain, tls) = (lines("deploy/kubernetes/daemonset.yaml"), lines("deploy/kubernetes/daemonset-tls.yaml"));
+    let more = ["- name: KAFKA_TRACER_TLS", "value: auto", "- SYS_ADMIN"];
+    let added: Vec<&str> = tls.iter().filter(|line| !plain.contains(line)).map(|line| line.trim()).collect();
+    assert_eq!(added, more);
+    let without: Vec<String> = tls.into_iter().filter(|line| !more.contains(&line.trim())).collect();
+    assert_eq!(without, plain);
+}
+
+#[test]
 fn the_page_on_privileges_has_the_programs_table() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/privileges.md");
     let page = fs::read_to_string(&path).unwrap();
@@ -59,6 +71,7 @@ fn the_page_on_privileges_has_the_programs_table() {
             Kept::Start => "for the start",
             Kept::WhileMapsNeedIt => "for the start; before Linux 5.19, always",
             Kept::Always => "always, by the threads that look at processes",
+            Kept::ToAttach => "for the start; with `--tls auto` always, by the thread that attaches",
         };
         let _ = writeln!(table, "| `{}` | {need} | {} | {} | {kept} |", capability.name, capability.reason, capability.without);
     }

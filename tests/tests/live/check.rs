@@ -32,6 +32,9 @@ fn check_says_that_capture_can_run_and_leaves_nothing() -> Result<()> {
     assert_eq!(entry(&report, "host", "cgroup_root")?["state"], "ok");
     assert_eq!(entry(&report, "features", "ring_buffer")?["state"], "ok");
     assert_eq!(entry(&report, "capabilities", "CAP_BPF")?["effective"], true);
+    assert_eq!(entry(&report, "sources", "tls")?["can_run"], true);
+    assert_eq!(entry(&report, "host", "uprobes_allowed")?["state"], "ok");
+    assert_eq!(entry(entry(&report, "objects", "tls")?, "programs", "go_read")?["state"], "ok");
     let packet = entry(&report, "objects", "packet")?;
     assert_eq!(entry(packet, "programs", "packet_egress")?["state"], "ok");
     assert!(entry(packet, "programs", "packet_egress")?["instructions"].as_u64().is_some_and(|count| count > 1_000), "{packet:#}");

@@ -13,15 +13,16 @@ use crate::{daemon, turn};
 
 #[test]
 #[ignore = "fetches Kubernetes' schemas: `cargo xtask test`"]
-fn the_kubernetes_manifest_fits_the_published_schema() -> Result<()> {
+fn the_kubernetes_manifests_fit_the_published_schema() -> Result<()> {
     let schemas = tools::python_package("kubernetes-validate", "1.37.0", "the published schemas of Kubernetes, 22 MB, by pip")?;
-    let manifest = workspace::root().join("deploy/kubernetes/daemonset.yaml");
+    let [manifest, tls] = ["daemonset.yaml", "daemonset-tls.yaml"].map(|name| workspace::root().join("deploy/kubernetes").join(name));
     let validate = |path: &Path| {
         let mut python = Command::new("python3");
         python.args(["-m", "kubernetes_validate", "--strict"]).arg(path).env("PYTHONPATH", &schemas);
         step::output(&mut python)
     };
     validate(&manifest)?;
+    validate(&tls)?;
 
     // A check that passes everything would show nothing.
     let scratch = Scratch::new("manifest")?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tracer_userspace::privileges::{CAPABILITIES, Need, OBSERVING};
-use xtask::lab::{Broker, Client, Collector, Distribution, Language, Produce, Protocol, Scratch, Tracer, wait_for};
+use xtask::lab::{Access, Broker, Client, Collector, Distribution, Language, Produce, Protocol, Scratch, Tracer, wait_for};
 
 use crate::{daemon, deploy, turn, unique};
 
@@ -100,7 +100,7 @@ fn an_ordinary_user_with_the_listed_capabilities_sees_kafka_from_a_read_only_roo
     let mut producer = client.produce(&broker, scratch.path(), &older, &endless)?;
     producer.process().wait_connected(broker.port())?;
 
-    let mut tracer = Tracer::start_command(&mut as_ordinary_user(&scratch, &collector)?, scratch.path())?;
+    let mut tracer = Tracer::start_command(&mut as_ordinary_user(&scratch, &collector, &[])?, scratch.path())?;
     wait_for_filter(&mut tracer)?;
     for thread in threads(tracer.process().pid())? {
         assert_eq!(thread["Uid"], "65534\t65534\t65534\t65534");
@@ -122,8 +122,48 @@ fn an_ordinary_user_with_the_listed_capabilities_sees_kafka_from_a_read_only_roo
     Ok(())
 }
 
-/// The daemon in a bare root file system that is read-only, as user 65534 with exactly the capabilities of the list.
-fn as_ordinary_user(scratch: &Scratch, collector: &Collector) -> Result<Command> {
+/// As `deploy/kubernetes/daemonset-tls.yaml` has it, and as `daemonset.yaml` has it but for the setting.
+#[test]
+#[ignore = "needs root and a broker: `cargo xtask test`"]
+fn encrypted_connections_need_one_capability_more_and_the_daemon_names_it() -> Result<()> {
+    let _turn = turn();
+    let distribution = Distribution::ensure(Distribution::NEWEST)?;
+    let client = Client::ensure(Language::Go, &distribution)?.over(Access::MutualTls);
+    let broker = Broker::start_secure(&distribution)?;
+    let port = broker.port_for(Access::MutualTls)?;
+    for more in [&["sys_admin"][..], &[]] {
+        let scratch = Scratch::new("ordinary-tls")?;
+        let collector = Collector::start(scratch.path())?;
+        let mut command = as_ordinary_user(&scratch, &collector, more)?;
+        command.env("KAFKA_TRACER_TLS", "auto").env("KAFKA_TRACER_TLS_PORTS", port.to_string());
+        let mut tracer = Tracer::start_command(&mut command, scratch.path())?;
+        wait_for_filter(&mut tracer)?;
+        let names_it = tracer.process().log().lines().any(|line| line.contains("WARN") && line.contains("CAP_SYS_ADMIN"));
+        ensure!(names_it == more.is_empty(), "{}", tracer.process().log());
+        let topic = unique(&format!("ordinary-tls-{}", more.len()));
+        broker.create_topic(&topic, 1)?;
+        let endless = Produce { topic: &topic, records: 1_000_000, rate: 200, ..SOME };
+        let _producer = client.produce(&broker, scratch.path(), &topic, &endless)?;
+        if more.is_empty() {
+            wait_for("the daemon to count what it cannot attach to", Duration::from_secs(40), || {
+                tracer.process().alive()?;
+                Ok((collector.counted("kafka_tracer.tls.opaque", "")? > 0.0).then_some(()))
+            })
+        } else {
+            wait_for("spans of an encrypted producer", Duration::from_secs(40), || {
+                tracer.process().alive()?;
+                Ok(collector.spans()?.iter().any(|span| span.topic() == Some(&topic)).then_some(()))
+            })
+        }
+        .with_context(|| tracer.process().log())?;
+        let status = tracer.process().terminate(Duration::from_secs(15))?;
+        ensure!(status.success(), "it ended with {status}:\n{}", tracer.process().log());
+    }
+    Ok(())
+}
+
+/// The daemon in a bare root file system that is read-only, as user 65534 with exactly the capabilities of the list, and with `more`.
+fn as_ordinary_user(scratch: &Scratch, collector: &Collector, more: &[&str]) -> Result<Command> {
     let root = scratch.path().join("root");
     for (program, name) in [(daemon().as_path(), "kafka-tracer"), (Path::new("/usr/bin/setpriv"), "setpriv")] {
         deploy::install(program, &root.join(name))?;
@@ -131,15 +171,17 @@ fn as_ordinary_user(scratch: &Scratch, collector: &Collector) -> Result<Command>
             deploy::install(&library, &root.join(library.strip_prefix("/")?))?;
         }
     }
-    for dir in ["proc", "host/cgroup"] {
+    for dir in ["proc", "sys", "host/cgroup"] {
         fs::create_dir_all(root.join(dir))?;
     }
     let needed = CAPABILITIES.iter().filter(|capability| capability.need != Need::Special);
-    let needed: Vec<String> = needed.map(|capability| capability.name.trim_start_matches("CAP_").to_lowercase()).collect();
+    let needed = needed.map(|capability| capability.name.trim_start_matches("CAP_").to_lowercase());
+    let needed: Vec<String> = needed.chain(more.iter().map(|name| (*name).to_owned())).collect();
     let needed = format!(",+{}", needed.join(",+"));
     let script = "set -e
         mount --bind \"$1\" \"$1\"
         mount -t proc proc \"$1/proc\"
+        mount -t sysfs -o ro sysfs \"$1/sys\"
         mount --bind \"$2\" \"$1/host/cgroup\"
         mount -o remount,bind,ro \"$1\"
         ! touch \"$1/written\" 2>/dev/null

@@ -46,7 +46,9 @@ fn text(report: &Report, colour: bool, out: &mut dyn Write) -> io::Result<()> {
     for source in &report.sources {
         let (mark, words) = match (source.is_used, source.hindrances.is_empty()) {
             (true, _) => (painter.green(&pad("used", MARK)), sees(source.source).to_owned()),
+            (false, true) if source.source == SourceKind::Tls => (painter.green(&pad("ready", MARK)), sees(source.source).to_owned()),
             (false, true) => (pad("spare", MARK), "it could run, and is not needed".to_owned()),
+            (false, false) if source.source == SourceKind::Tls => (painter.yellow(&pad("cannot", MARK)), source.hindrances.join("; ")),
             (false, false) => (painter.red(&pad("cannot", MARK)), source.hindrances.join("; ")),
         };
         write!(out, "  {mark} {} ", pad(source.source.name(), TITLE))?;
@@ -114,7 +116,7 @@ const fn sees(source: SourceKind) -> &'static str {
     match source {
         SourceKind::Packet => "sees every TCP connection of this host, sendfile'd answers included",
         SourceKind::Socket => "sees what programs hand to TCP and get from it",
-        SourceKind::Tls => "sees what TLS libraries encrypt and decrypt",
+        SourceKind::Tls => "sees what TLS libraries encrypt and decrypt, when asked for by `--tls auto`",
     }
 }
 

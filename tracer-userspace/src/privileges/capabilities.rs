@@ -26,6 +26,8 @@ pub enum Kept {
     WhileMapsNeedIt,
     /// Kept by the threads that look at processes; all others give it up.
     Always,
+    /// Given up when capture has started, but by the thread that attaches programs to processes that come later.
+    ToAttach,
 }
 
 /// A capability that the daemon uses.
@@ -115,9 +117,9 @@ pub static CAPABILITIES: [Capability; 9] = [
         name: "CAP_SYS_ADMIN",
         bit: CapabilitySet::SYS_ADMIN,
         need: Need::Special,
-        kept: Kept::Start,
-        reason: "stand for CAP_BPF and CAP_PERFMON before Linux 5.8, and mount cgroup v2 where nobody has",
-        without: "nothing is lost from Linux 5.8 on where cgroup v2 is mounted",
+        kept: Kept::ToAttach,
+        reason: "make probes in programs for `--tls auto` on most kernels; stand for CAP_BPF and CAP_PERFMON before Linux 5.8; mount cgroup v2 where nobody has",
+        without: "`--tls auto` sees into no encrypted connection; nothing else is lost from Linux 5.8 on where cgroup v2 is mounted",
     },
 ];
 

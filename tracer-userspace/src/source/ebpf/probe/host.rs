@@ -5,7 +5,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Finding, State};
+use super::{Finding, State, Support};
+use crate::source::ebpf::tls;
 use crate::source::features::{Feature, KernelVersion};
 
 /// Inodes of the namespaces that the kernel starts with (`include/linux/proc_ns.h`).
@@ -30,7 +31,17 @@ fn mounted(mounts: &str) -> Option<PathBuf> {
 
 /// All of it.
 pub(super) fn findings(kernel: Option<KernelVersion>) -> Vec<Finding> {
-    vec![kernel_version(kernel), lockdown(), jit(), trace_file_system(kernel), locked_memory(kernel), paranoia(), pids(), own_filter()]
+    vec![
+        kernel_version(kernel),
+        lockdown(),
+        jit(),
+        trace_file_system(kernel),
+        locked_memory(kernel),
+        paranoia(),
+        uprobes(),
+        pids(),
+        own_filter(),
+    ]
 }
 
 fn kernel_version(kernel: Option<KernelVersion>) -> Finding {
@@ -115,6 +126,20 @@ fn paranoia() -> Finding {
             "",
         ),
         Err(error) => Finding::ok("perf_event_paranoid", "perf_event_paranoid", format!("not known: {error}")).but(State::Unknown, "", ""),
+    }
+}
+
+/// Who may make probes in programs differs between releases of the same kernel.
+fn uprobes() -> Finding {
+    let finding = |found: String| Finding::ok(super::UPROBES, "probes in programs", found);
+    match tls::may_attach() {
+        Support::Yes => finding("this process may make them".to_owned()),
+        Support::No => finding("not without CAP_SYS_ADMIN".to_owned()).but(
+            State::Limited,
+            "`--tls auto` sees into no encrypted connection",
+            "where that is wanted: add CAP_SYS_ADMIN (Kubernetes: deploy/kubernetes/daemonset-tls.yaml)",
+        ),
+        Support::Unknown(why) => finding(format!("not known: {why}")).but(State::Unknown, "", ""),
     }
 }
 

@@ -22,6 +22,9 @@ use super::packet::open_cgroup_root;
 use crate::privileges::{CAPABILITIES, Capability, Need, effective, has};
 use crate::source::features::{KernelVersion, Row, SourceKind};
 
+/// Whether this process may make uprobes, among what was found of the host.
+const UPROBES: &str = "uprobes_allowed";
+
 /// How something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -67,7 +70,7 @@ impl Finding {
 pub struct SourceReport {
     /// The source.
     pub source: SourceKind,
-    /// It will be used.
+    /// It will be used. The one for encrypted connections is used where that is asked for.
     pub is_used: bool,
     /// Why it cannot run; empty when it can.
     pub hindrances: Vec<String>,
@@ -93,12 +96,14 @@ pub struct Report {
 impl Report {
     /// Whether live capture can run at all.
     pub fn can_run(&self) -> bool {
-        self.sources.iter().any(|source| source.is_used && source.source != SourceKind::Tls)
+        self.sources.iter().any(|source| source.is_used)
     }
 
     /// Whether it is this process's rights alone that are in the way.
     pub fn lacks_rights_only(&self) -> bool {
-        let lacks = |source: &SourceReport| !source.hindrances.is_empty() && source.hindrances.iter().all(|why| why.starts_with("CAP_"));
+        let lacks = |source: &SourceReport| {
+            source.source != SourceKind::Tls && !source.hindrances.is_empty() && source.hindrances.iter().all(|why| why.starts_with("CAP_"))
+        };
         !self.can_run() && self.sources.iter().any(lacks)
     }
 
@@ -126,9 +131,9 @@ pub fn probe(cgroup: Option<&Path>) -> Report {
     let mut has_main = false;
     for source in built {
         let hindrances = hindrances(&report, source);
-        let is_main = source != SourceKind::Tls;
-        let is_used = hindrances.is_empty() && !(is_main && has_main);
-        has_main |= is_main && is_used;
+        // Encrypted connections are seen into where that is asked for.
+        let is_used = hindrances.is_empty() && !has_main && source != SourceKind::Tls;
+        has_main |= is_used;
         report.sources.push(SourceReport { source, is_used, hindrances });
     }
     report
@@ -143,6 +148,12 @@ fn hindrances(report: &Report, source: SourceKind) -> Vec<String> {
         if needed && !has {
             why.push(format!("{} is missing", capability.name));
         }
+    }
+    if source == SourceKind::Tls
+        && why.is_empty()
+        && report.host.iter().any(|finding| finding.name == UPROBES && finding.state != State::Ok)
+    {
+        why.push("CAP_SYS_ADMIN is missing".to_owned());
     }
     for (row, support) in &report.features {
         if row.needed_by.contains(&source) && *support == Support::No {

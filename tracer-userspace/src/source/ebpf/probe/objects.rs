@@ -10,7 +10,7 @@ use aya_obj::generated::bpf_map_type;
 use super::kernel::{NOT_ALLOWED, Support};
 use crate::privileges::{CAPABILITIES, effective, has};
 use crate::source::ebpf::load::{self, chain};
-use crate::source::ebpf::{StartError, packet, socket};
+use crate::source::ebpf::{StartError, packet, socket, tls};
 use crate::source::features::SourceKind;
 
 /// Size of a ring that is only tried.
@@ -78,7 +78,7 @@ impl ObjectReport {
 
 /// The objects of this build.
 fn objects() -> Vec<Object> {
-    [packet::object()].into_iter().chain(socket::objects()).collect()
+    [packet::object()].into_iter().chain(socket::objects()).chain([tls::object()]).collect()
 }
 
 /// Tries all of all objects.

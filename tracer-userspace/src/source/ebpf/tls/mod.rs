@@ -10,6 +10,7 @@ mod discover;
 mod library;
 mod proc;
 mod programs;
+mod rights;
 mod translate;
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -32,10 +33,13 @@ use super::clock::{self, Offset};
 use super::load::{self, chain};
 use super::missed::Missed;
 use super::packet::cgroup;
+use super::probe::Support;
 use super::{LiveSource, MISSED, Polled, RING_FULL, RunTime, SourceCounts, SourceError, StartError};
 use crate::privileges::OBSERVING;
 use crate::source::{CaptureEvent, SocketKey, Verdict};
 use discover::{Order, Shared};
+pub(crate) use programs::object;
+pub(crate) use rights::may_attach;
 use translate::{Note, Translator};
 
 /// Events that one look hands on before it returns to its caller.
@@ -92,6 +96,13 @@ impl TlsSource {
     /// Says what is missing.
     pub fn start(config: TlsConfig) -> Result<Self, StartError> {
         raise_open_files();
+        if may_attach() == Support::No {
+            // Others may be refused by a security module, or as root of a user namespace: then attaching says so.
+            tracing::warn!(
+                capability = "CAP_SYS_ADMIN",
+                "A capability is missing: this kernel makes no probes in programs without it, and --tls auto sees into no encrypted connection."
+            );
+        }
         let mut ebpf = programs::load(config.ring_bytes)?;
         set_ports(&mut ebpf, &config)?;
         let ring = load::take_map(&mut ebpf, "RING")?;

@@ -16,6 +16,8 @@ use crate::source::ebpf::btf::Btf;
 use crate::source::ebpf::cells::possible_cpus;
 use crate::source::ebpf::error::StartError;
 use crate::source::ebpf::load::{self, chain};
+use crate::source::ebpf::probe::Object;
+use crate::source::features::SourceKind;
 
 /// The object that `cargo xtask build` made.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("KAFKA_TRACER_TLS_OBJECT"));
@@ -91,6 +93,11 @@ const CONNECT_PROGRAMS: [&str; 2] = ["tls_connect4", "tls_connect6"];
 pub(super) struct Link {
     probe: Probe,
     id: UProbeLinkId,
+}
+
+/// The compiled-in object. Without the programs that say who connects, connections are found by listing sockets.
+pub(crate) fn object() -> Object {
+    Object { name: "tls", source: SourceKind::Tls, bytes: OBJECT, optional: &CONNECT_PROGRAMS }
 }
 
 /// Names of all programs.
