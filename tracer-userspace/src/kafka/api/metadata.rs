@@ -4,7 +4,10 @@
 #![expect(missing_docs, reason = "the fields have the names of Kafka's message schemas, which say what they hold")]
 
 use super::common::Int32Count;
-use super::message::message;
+use super::header::RequestHeader;
+use super::message::{Shape, message};
+use crate::kafka::versions;
+use crate::kafka::wire::{DecodeError, Payload};
 use crate::observe::TopicId;
 
 message! {
@@ -70,5 +73,38 @@ message! {
         is_internal: bool, 1..;
         partitions: Vec<MetadataResponsePartition>, 0..;
         topic_authorized_operations: i32 = i32::MIN, 8..;
+    }
+}
+
+/// Where the body begins of a request for all topics by librdkafka, so that it ends with its frame. It writes a count of four bytes, as
+/// before compact arrays, where one is right (`rd_kafka_MetadataRequest0`, seen in 2.16.1); brokers do not mind what is left over.
+pub(super) fn begins_later(header: &RequestHeader<'_>, payload: Payload<'_>, shape: Shape, damage: Option<DecodeError>) -> Option<usize> {
+    const SURPLUS: usize = 3;
+    let Some(DecodeError::LeftOver { left: SURPLUS, .. }) = damage else { return None };
+    let is_all_topics = payload.bytes.get(header.body_start..)?.starts_with(&[0; SURPLUS + 1]);
+    (header.api_key == versions::METADATA && shape.flexible && is_all_topics).then_some(header.body_start + SURPLUS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::api::{Decoded, Request, decode_request, request_header};
+
+    fn decoded(frame: &[u8]) -> Decoded<Request<'_>> {
+        let payload = Payload::whole(frame);
+        decode_request(&request_header(payload).unwrap(), payload)
+    }
+
+    #[test]
+    fn librdkafka_asks_for_all_topics_with_a_count_of_four_bytes() {
+        // Recorded from 2.16.1: `list_topics()`. Client id `p`.
+        let mut frame = [0, 3, 0, 13, 0, 0, 0, 3, 0, 1, 0x70, 0, 0, 0, 0, 0, 1, 0, 0];
+        let Decoded { value: Request::Metadata(request), damage: None } = decoded(&frame) else { panic!("{:?}", decoded(&frame)) };
+        assert!(request.topics.is_none() && request.allow_auto_topic_creation && !request.include_topic_authorized_operations);
+        // Other bytes that are left over are damage.
+        frame[14] = 1;
+        assert!(decoded(&frame).damage.is_some());
+        let longer = [0, 3, 0, 13, 0, 0, 0, 3, 0, 1, 0x70, 0, 0, 0, 0, 0, 0, 1, 0, 0];
+        assert!(matches!(decoded(&longer).damage, Some(DecodeError::LeftOver { left: 4, .. })));
     }
 }

@@ -135,7 +135,12 @@ apis! {
 pub fn decode_request<'a>(header: &RequestHeader<'a>, payload: Payload<'a>) -> Decoded<Request<'a>> {
     let Some(row) = versions::lookup(header.api_key) else { return Decoded { value: Request::Other, damage: None } };
     let mut reader = Reader::at(payload, header.body_start);
-    let (value, damage) = request_body(header.api_key, &mut reader, shape(row, header.api_version));
+    let shape = shape(row, header.api_version);
+    let (value, damage) = request_body(header.api_key, &mut reader, shape);
+    if let Some(begin) = metadata::begins_later(header, payload, shape, damage) {
+        let (value, damage) = request_body(header.api_key, &mut Reader::at(payload, begin), shape);
+        return settle(row, header.api_version, value, Request::Other, damage);
+    }
     settle(row, header.api_version, value, Request::Other, damage)
 }
 
