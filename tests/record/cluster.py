@@ -1,5 +1,6 @@
 """Three brokers: replication on the same wire, a leader that goes away, a partition that moves, a consumer that reads from a follower."""
 
+import re
 import time
 
 from lab import BROKER_PORT, Cluster, Java, Scenario, host, wait_for
@@ -107,4 +108,60 @@ def reassignment(facts, cluster, java):
         java("close", "c")
 
 
-SCENARIOS = {"cluster-replication": replication, "cluster-follower": follower, "cluster-reassign": reassignment, "cluster-failover": failover}
+def rebatched(facts, cluster, java):
+    """As `reassignment`, by librdkafka without idempotence: what was refused is put into new batches, together with what came meanwhile."""
+    import confluent_kafka
+
+    topic = "cluster-rebatched"
+    topic_id = java("create", topic=topic, assignments=[[1, 2]])["topic_id"]
+    log = Lines()
+    with Scenario(topic, "the partition moves while librdkafka sends without idempotence: refused records come again in other batches than before",
+                  "confluent-kafka", confluent_kafka.__version__, *facts[2:]) as s:
+        s.topic(topic, topic_id)
+        settings = {"linger.ms": 5, "debug": "msg", "logger": log, "retry.backoff.ms": 100, "topic.metadata.refresh.interval.ms": 60000}
+        producer = confluent_kafka.Producer({"bootstrap.servers": cluster.bootstrap, "client.id": "rebatching-producer", **settings})
+        records, results = s.records(topic, 60), []
+
+        def told(_, message):
+            results.append({"partition": message.partition(), "offset": message.offset(), "timestamp": message.timestamp()[1]})
+
+        for number, record in enumerate(records):
+            if number == 20:
+                producer.flush(10)
+                java("reassign", topic=topic, partition=0, replicas=[3])
+                wait_for("the new leader", 30, lambda: leader(java, topic) == 3)
+                time.sleep(0.5)
+            headers = [(name, value.encode()) for name, value in record["headers"]]
+            producer.produce(topic, record["value"].encode(), record["key"].encode(), headers=headers, on_delivery=told)
+            producer.poll(0.004)
+        producer.flush(30)
+        s.produced("rebatching-producer", records, results)
+        refused_from = 20
+        # What the library logs of its attempts; in order, for a partition's messages are sent in order.
+        refused = [int(count) for count in re.findall(r"MessageSet with (\d+) message\(s\) .*?encountered error: Broker: Not leader", log.text())]
+        for count in refused:
+            lot = slice(refused_from, refused_from + count)
+            s.produced("rebatching-producer", records[lot], [{"partition": 0, "timestamp": told["timestamp"], "error": 6} for told in results[lot]])
+            refused_from += count
+        s.event("refused by the old leader, by request", str(refused))
+        java("consumer", "c", topics=[topic], settings=java.settings("cluster-consumer", **{"group.id": "grp-rebatched"}))
+        s.consumed("grp-rebatched", "cluster-consumer", java("poll", "c", count=60, seconds=40)["records"])
+        java("commit", "c")
+        java("close", "c")
+
+
+class Lines:
+    """A logger that keeps what it is told."""
+
+    def __init__(self):
+        self.lines = []
+
+    def log(self, _, text, *arguments):
+        self.lines.append(text % arguments if arguments else text)
+
+    def text(self):
+        return "\n".join(self.lines)
+
+
+SCENARIOS = {"cluster-replication": replication, "cluster-follower": follower, "cluster-reassign": reassignment, "cluster-failover": failover,
+             "cluster-rebatched": rebatched}

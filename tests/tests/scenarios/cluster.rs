@@ -93,3 +93,24 @@ fn an_attempt_at_a_former_leader_is_an_error_and_the_next_one_its_retry() {
     assert!(read.iter().any(|span| span.summary.error == Some("NOT_LEADER_OR_FOLLOWER") && span.summary.messages == 0));
     told.parents_are_there();
 }
+
+#[test]
+fn refused_records_that_come_again_in_another_batch_are_an_error_and_a_success_and_no_retry() {
+    let told = told("cluster-rebatched");
+    each_once(&told, 60);
+    let messages = |refused: bool| -> u32 {
+        let of_kind = told.sent().filter(|sent| (sent.outcome == Outcome::Error(6)) == refused);
+        of_kind.map(|sent| sent.record_count).sum()
+    };
+    let (refused, stored) = (messages(true), messages(false));
+    assert_eq!(stored, 60, "sends that succeeded are what is stored, each record once");
+    assert!(refused > 0);
+    let after = |told: &Told| {
+        let mut later = told.sent().skip_while(|sent| sent.outcome == Outcome::Success).filter(|sent| sent.outcome == Outcome::Success);
+        later.next().map(|sent| (sent.record_count, sent.base_offset))
+    };
+    let (count, base) = after(&told).unwrap();
+    assert!(count > refused && base == Some(20), "the library put {refused} refused records into a batch of {count}, at {base:?}");
+    assert!(told.sent().all(|sent| !sent.retry), "that batch was never sent before");
+    told.parents_are_there();
+}
