@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::build::{self, Profile};
 use crate::{step, tools, workspace};
 
-/// The targets; `fuzz::TARGETS` has what they do.
-pub const TARGETS: [&str; 8] = ["pcap", "frame", "line", "message", "records", "compression", "judge", "process"];
+/// The targets; `fuzz::TARGETS` and `fuzz::LIVE_TARGETS` have what they do.
+pub const TARGETS: [&str; 12] =
+    ["pcap", "frame", "line", "message", "records", "compression", "judge", "settings", "process", "events", "btf", "sockets"];
 
 /// What a compiler needs to be told for libFuzzer to see which way the code went. Sums that overflow, and broken
 /// assertions, are finds.
@@ -52,6 +54,7 @@ fn folder() -> PathBuf {
 /// Builds the program. Only the project's own crates are instrumented; their dependencies are those of any release build.
 fn build() -> Result<PathBuf> {
     tools::ensure("g++")?;
+    let bpf_dir = build::programs(Profile::Debug)?;
     let folder = folder();
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let compiler = folder.join("instrumented-rustc");
@@ -59,7 +62,8 @@ fn build() -> Result<PathBuf> {
     let script = format!("#!/bin/sh\ncase \" $* \" in\n*' build_script_'*) exec \"$@\" ;;\n*) exec \"$@\" {INSTRUMENTED} ;;\nesac\n");
     write_program(&compiler, &script)?;
     let mut cargo = workspace::cargo();
-    cargo.args(["build", "--release", "--package", "fuzz", "--features", "libfuzzer"]).env("RUSTC_WORKSPACE_WRAPPER", &compiler);
+    cargo.args(["build", "--release", "--package", "fuzz", "--features", "libfuzzer,live"]);
+    cargo.env("RUSTC_WORKSPACE_WRAPPER", &compiler).env("KAFKA_TRACER_BPF_DIR", &bpf_dir);
     step::run("build the fuzz targets", "with the instrumentation of libFuzzer", &mut cargo)?;
     // Kept apart: a build without instrumentation puts its own in that place. Renamed, since an older one may be running.
     let (program, new) = (folder.join("fuzz"), folder.join(format!("fuzz.{}", std::process::id())));

@@ -10,7 +10,7 @@ pub mod seeds;
 mod targets;
 
 use seeds::Recorded;
-pub use targets::TARGETS;
+pub use targets::{LIVE_TARGETS, TARGETS};
 
 /// Something that takes outside bytes.
 #[derive(Clone, Copy, Debug)]

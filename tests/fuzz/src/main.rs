@@ -11,7 +11,7 @@ static TARGET: OnceLock<Target> = OnceLock::new();
 
 fn begin() {
     let name = std::env::var("KAFKA_TRACER_FUZZ_TARGET").unwrap_or_default();
-    let Some(target) = fuzz::TARGETS.into_iter().find(|target| target.name == name) else {
+    let Some(target) = fuzz::TARGETS.into_iter().chain(fuzz::LIVE_TARGETS).find(|target| target.name == name) else {
         eprintln!("KAFKA_TRACER_FUZZ_TARGET names no target: {name:?}");
         std::process::exit(1);
     };

@@ -5,7 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use fuzz::{TARGETS, Target, seeds};
+use fuzz::{LIVE_TARGETS, TARGETS, Target, seeds};
 
 fn target(name: &str) -> Target {
     TARGETS.into_iter().find(|target| target.name == name).unwrap_or_else(|| panic!("there is no target {name}"))
@@ -54,7 +54,7 @@ fn change(bytes: &mut Vec<u8>, random: &mut Random) {
 
 #[test]
 fn every_target_takes_its_seeds_and_their_changes() {
-    for target in TARGETS {
+    for target in TARGETS.into_iter().chain(LIVE_TARGETS) {
         let seeds = target.seeds();
         assert!(seeds.len() >= 12, "{} has {} seeds", target.name, seeds.len());
         for seed in &seeds {

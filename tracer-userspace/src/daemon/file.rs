@@ -89,7 +89,11 @@ impl SettingsFile {
         Self::parse(path, &text, command)
     }
 
-    fn parse(path: &Path, text: &str, command: &Command) -> Result<Self, FileError> {
+    /// Reads the text of a file; `path` is what messages call it.
+    ///
+    /// # Errors
+    /// Says what is wrong, and where.
+    pub fn parse(path: &Path, text: &str, command: &Command) -> Result<Self, FileError> {
         // Words such as `on` stay words.
         let options = serde_saphyr::options! {
             strict_booleans: true,

@@ -8,11 +8,25 @@ mod message;
 mod pcap;
 mod process;
 mod records;
+mod settings;
+#[cfg(feature = "live")]
+mod sources;
 
 use crate::Target;
 
-/// All of them.
-pub const TARGETS: [Target; 8] = [
+/// Targets of the live sources.
+#[cfg(feature = "live")]
+pub const LIVE_TARGETS: [Target; 3] = [
+    Target { name: "events", max_bytes: 8 << 10, run: sources::events, seeds: sources::events_seeds },
+    Target { name: "btf", max_bytes: 8 << 10, run: sources::btf, seeds: sources::btf_seeds },
+    Target { name: "sockets", max_bytes: 1 << 10, run: sources::sockets, seeds: sources::sockets_seeds },
+];
+/// Targets of the live sources, which are not in this build.
+#[cfg(not(feature = "live"))]
+pub const LIVE_TARGETS: [Target; 0] = [];
+
+/// All others.
+pub const TARGETS: [Target; 9] = [
     Target { name: "pcap", max_bytes: 16 << 10, run: pcap::run, seeds: pcap::seeds },
     Target { name: "frame", max_bytes: 4 << 10, run: frame::run, seeds: frame::seeds },
     Target { name: "line", max_bytes: 16 << 10, run: line::run, seeds: line::seeds },
@@ -20,5 +34,6 @@ pub const TARGETS: [Target; 8] = [
     Target { name: "records", max_bytes: 16 << 10, run: records::run, seeds: records::seeds },
     Target { name: "compression", max_bytes: 16 << 10, run: compression::run, seeds: compression::seeds },
     Target { name: "judge", max_bytes: 64, run: judge::run, seeds: judge::seeds },
+    Target { name: "settings", max_bytes: 4 << 10, run: settings::run, seeds: settings::seeds },
     Target { name: "process", max_bytes: 4 << 10, run: process::run, seeds: process::seeds },
 ];

@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::HashSet;
+
 /// First two bytes of all BTF, in the order of the machine that wrote it.
 const MAGIC: u16 = 0xeb9f;
 
@@ -110,7 +112,7 @@ impl<'a> Btf<'a> {
     /// Bytes before a member of a structure or union, which may lie in nameless ones within it. None for bit fields.
     pub(super) fn member_offset(&self, structure: &str, member: &str) -> Option<u32> {
         let found = self.find(structure, |kind| kind == kind::STRUCT || kind == kind::UNION)?;
-        let bits = self.member_bits(found, member, 0)?;
+        let bits = self.member_bits(found, member, 0, &mut HashSet::new())?;
         (bits % 8 == 0).then_some(bits / 8)
     }
 
@@ -137,7 +139,8 @@ impl<'a> Btf<'a> {
         Some(parameters.iter().any(|one| number(one, 0).is_some_and(|at| self.is_named(at, parameter))))
     }
 
-    fn member_bits(&self, structure: Type<'a>, member: &str, depth: u32) -> Option<u32> {
+    /// A structure in which the member was not found is not looked into again: there could be many ways to it.
+    fn member_bits(&self, structure: Type<'a>, member: &str, depth: u32, seen: &mut HashSet<u32>) -> Option<u32> {
         if depth > MAX_DEPTH {
             return None;
         }
@@ -148,11 +151,14 @@ impl<'a> Btf<'a> {
             if name_offset != 0 {
                 return self.is_named(name_offset, member).then_some(bits);
             }
+            if !seen.insert(type_id) {
+                return None;
+            }
             let inner = self.resolve(type_id)?;
             if inner.kind() != kind::STRUCT && inner.kind() != kind::UNION {
                 return None;
             }
-            self.member_bits(inner, member, depth + 1)?.checked_add(bits)
+            self.member_bits(inner, member, depth + 1, seen)?.checked_add(bits)
         })
     }
 
@@ -321,6 +327,21 @@ mod tests {
         let bytes = writer.finish();
         let btf = Btf::parse(&bytes).unwrap();
         assert_eq!((btf.member_offset("s", "x"), btf.member_offset("u", "x")), (None, None));
+    }
+
+    #[test]
+    fn many_ways_to_a_structure_are_walked_once() {
+        let mut writer = Writer::default();
+        let inner: [(&str, &[u32]); 3] = [("", &[1, 0]), ("", &[1, 0]), ("", &[1, 8])];
+        writer.one(kind::STRUCT, "s", 8, &inner);
+        // And where they get deeper each time, in types of their own: 3^15 ways.
+        for id in 2_u32..17 {
+            let inner = [id - 1, 0];
+            writer.one(kind::STRUCT, if id == 16 { "t" } else { "" }, 8, &[("", &inner), ("", &inner), ("", &inner)]);
+        }
+        let bytes = writer.finish();
+        let btf = Btf::parse(&bytes).unwrap();
+        assert_eq!((btf.member_offset("s", "x"), btf.member_offset("t", "x")), (None, None));
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub(super) struct Offset {
 }
 
 impl Offset {
+    /// A clock that tells wall time.
+    pub(super) const ZERO: Self = Self { ns: 0 };
+
     /// Compares the boot clock, which goes on while the host sleeps, with wall time.
     pub(super) fn measure() -> Self {
         Self::of(ClockId::Boottime)

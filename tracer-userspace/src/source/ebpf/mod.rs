@@ -12,6 +12,7 @@ mod error;
 mod load;
 mod missed;
 mod out;
+pub mod outside;
 mod owner;
 mod pace;
 pub mod packet;

@@ -32,6 +32,7 @@ pub use translate::EarlyCounters;
 
 use super::clock::{self, Offset};
 use super::load::{self, chain};
+use super::outside::{Taken, word};
 use super::owner::Finder;
 use super::{LiveSource, Polled, RING_FULL, RunTime, SourceConfig, SourceCounts, SourceError, StartError};
 use crate::source::{CaptureEvent, SocketKey, Verdict};
@@ -278,6 +279,18 @@ impl log::Log for Log {
     }
 
     fn flush(&self) {}
+}
+
+/// Gives events to a translator, one after another. After each, time goes on to what it says, and its socket gets a verdict.
+pub(super) fn translate<'e>(events: impl Iterator<Item = &'e [u8]>, sink: &mut dyn FnMut(CaptureEvent<'_>)) -> Taken {
+    let (mut translator, mut bytes) = (Translator::new(), 0);
+    for event in events {
+        bytes += translator.push(event, Offset::ZERO, sink);
+        translator.expire(word(event, 0));
+        translator.learn_owners(&translator.ownerless().into_keys().take(1).map(|cookie| (cookie, 1)).collect());
+        let _: bool = translator.verdict(word(event, 8), Verdict::Ignore);
+    }
+    Taken { bytes, malformed: translator.counters().malformed, waiting_bytes: translator.waiting_bytes() }
 }
 
 #[cfg(test)]

@@ -164,6 +164,11 @@ impl Translator {
         }
     }
 
+    /// Bytes that wait for their socket, as they are counted, and as they are.
+    pub(super) fn waiting_bytes(&self) -> (usize, usize) {
+        (self.waiting_bytes, self.waiting.values().flatten().map(|held| held.bytes.len()).sum())
+    }
+
     /// Remembers a verdict. True when the kernel has to be told to look again, since the socket is not waiting for its first verdict.
     pub(super) fn verdict(&mut self, cookie: u64, verdict: Verdict) -> bool {
         if verdict == Verdict::Ignore {

@@ -31,6 +31,7 @@ use super::cells::{self, Cells};
 use super::clock::{self, Offset};
 use super::load::{chain, run_time, take_map};
 use super::missed::Missed;
+use super::outside::{Taken, word};
 use super::{LiveSource, MISSED, Polled, RING_FULL, RunTime, SourceConfig, SourceCounts, SourceError, StartError};
 use crate::source::{CaptureEvent, SocketKey, Verdict};
 use programs::Programs;
@@ -271,4 +272,14 @@ impl std::fmt::Debug for SocketSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SocketSource").field("config", &self.config).finish_non_exhaustive()
     }
+}
+
+/// Gives events to a translator, one after another. After each, its socket gets a verdict.
+pub(super) fn translate<'e>(events: impl Iterator<Item = &'e [u8]>, sink: &mut dyn FnMut(CaptureEvent<'_>)) -> Taken {
+    let (mut translator, mut bytes) = (Translator::new(), 0);
+    for event in events {
+        bytes += translator.push(event, Offset::ZERO, sink);
+        let _: bool = translator.verdict(word(event, 16), Verdict::Ignore);
+    }
+    Taken { bytes, malformed: translator.malformed, waiting_bytes: (0, 0) }
 }

@@ -32,6 +32,7 @@ use super::cells::{self, Cells};
 use super::clock::{self, Offset};
 use super::load::{self, chain};
 use super::missed::Missed;
+use super::outside::{Taken, word};
 use super::packet::cgroup;
 use super::probe::Support;
 use super::{LiveSource, MISSED, Polled, RING_FULL, RunTime, SourceCounts, SourceError, StartError};
@@ -288,4 +289,15 @@ fn set_ports(ebpf: &mut aya::Ebpf, config: &TlsConfig) -> Result<(), StartError>
 fn raise_open_files() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit });
+}
+
+/// Gives events to a translator, one after another. After each, time goes on to what it says; in the end, processes end.
+pub(super) fn translate<'e>(events: impl Iterator<Item = &'e [u8]>, sink: &mut dyn FnMut(CaptureEvent<'_>)) -> Taken {
+    let (mut translator, mut bytes) = (Translator::new(), 0);
+    for event in events {
+        bytes += translator.push(event, Offset::ZERO, sink).0;
+        translator.expire(word(event, 0));
+    }
+    translator.end_of(&[0, 1], 1, Offset::ZERO, sink);
+    Taken { bytes, malformed: translator.seen().malformed, waiting_bytes: translator.waiting_bytes() }
 }

@@ -81,6 +81,11 @@ impl Translator {
         self.seen
     }
 
+    /// Bytes that wait for their session's socket, as they are counted, and as they are.
+    pub(super) fn waiting_bytes(&self) -> (usize, usize) {
+        (self.waiting_bytes, self.sessions.iter().map(|(_, session)| session.waiting_bytes()).sum())
+    }
+
     /// The process that has a session.
     pub(super) fn owner(&self, id: u64) -> Option<u32> {
         self.sessions.peek(&id).map(|session| session.pid)
@@ -184,11 +189,22 @@ impl Translator {
             None => {
                 let key = addresses(header).map(|(local, peer)| SocketKey { scope: header.cookie, local, peer });
                 let session = Session { pid: header.pid, key, waiting: Vec::new(), first_ns: header.boot_ns, sent: 0, received: 0 };
+                self.forget_oldest_for_room();
                 self.sessions.insert(header.cookie, session);
                 let Some(key) = key else { return Note::None };
                 self.seen.sessions += 1;
                 Note::Tied(key.local, key.peer)
             }
+        }
+    }
+
+    /// What waits for the socket of a session that is forgotten waits for nothing.
+    fn forget_oldest_for_room(&mut self) {
+        if self.sessions.len() >= MAX_SESSIONS
+            && let Some((_, forgotten)) = self.sessions.remove_lru()
+        {
+            self.waiting_bytes -= forgotten.waiting_bytes();
+            self.seen.untied += u64::from(forgotten.key.is_none());
         }
     }
 
@@ -372,6 +388,17 @@ mod tests {
             assert!(translator.waiting_bytes <= MAX_WAITING_BYTES);
         }
         assert!(translator.seen().untied > 1);
+    }
+
+    #[test]
+    fn what_waited_for_a_forgotten_session_is_given_up_with_it() {
+        let mut translator = Translator::new();
+        for number in 0..u64::try_from(MAX_SESSIONS).unwrap() + 5 {
+            let header = EventHeader { cookie: number, len: 2, ..header(Kind::Data, 0, flag::UNTIED) };
+            translator.push(&raw(&header, b"ab"), Offset::ZERO, &mut |_| ());
+        }
+        let (counted, waiting) = translator.waiting_bytes();
+        assert_eq!((counted, translator.seen().untied), (waiting, 5));
     }
 
     #[test]
