@@ -7,5 +7,6 @@ mod cluster;
 mod coordinates;
 mod groups;
 mod libraries;
+mod repeated;
 mod sasl;
 mod told;
