@@ -11,18 +11,20 @@ import pathlib
 import sys
 
 import lab
+import versions
 
-GROUPS = ["cluster", "coordinates", "sasl", "groups", "libraries"]
+GROUPS = ["cluster", "coordinates", "sasl", "groups", "libraries", "versions"]
 
 
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    lab.enter_own_network()
     out, names = pathlib.Path(sys.argv[1]), sys.argv[2:]
+    groups = {group: [name for name in group.SCENARIOS if not names or name in names] for group in map(__import__, GROUPS)}
+    versions.fetch(groups[versions])
+    lab.enter_own_network()
     out.mkdir(parents=True, exist_ok=True)
-    for group in map(__import__, GROUPS):
-        wanted = [name for name in group.SCENARIOS if not names or name in names]
+    for group, wanted in groups.items():
         if wanted:
             group.record(out, wanted)
 

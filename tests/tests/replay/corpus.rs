@@ -60,6 +60,17 @@ fn a_listing_of_another_capture_does_not_agree() {
 }
 
 #[test]
+fn no_frame_and_no_batch_of_a_real_client_is_malformed() {
+    for name in corpus_names().unwrap().into_iter().filter(|name| !name.starts_with("raw-")) {
+        let replayed = replay_file(&["--format", "summary"], &corpus().join(format!("{name}.pcap"))).unwrap();
+        let Ok(summary) = serde_json::from_str::<Value>(&replayed.output) else { panic!("{name}: {}", replayed.message) };
+        for what in ["frames", "batches_not_read"] {
+            assert!(summary[what]["malformed"].is_null(), "{name}: {what} {}", summary[what]);
+        }
+    }
+}
+
+#[test]
 fn two_replays_print_the_same_bytes() {
     for name in corpus_names().unwrap() {
         let file = corpus().join(format!("{name}.pcap"));
