@@ -15,7 +15,7 @@ mod lifecycle;
 mod privileges;
 mod restarts;
 mod tls;
-mod tls_go;
+mod tls_late;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! Encrypted connections of programs in Go that are older than the tracer, or found by their connections alone.
+//! Encrypted connections that are older than the tracer, of processes that are found by them alone.
 
 use anyhow::{Context, Result, ensure};
 use xtask::lab::{Access, Broker, Client, Collector, Consume, Distribution, Language, Produce, Protocol, Scratch, Tracer, wait_for};
@@ -19,21 +19,23 @@ fn encrypted_connections_that_are_older_than_the_tracer_are_seen_in_part_and_rig
     let clients = [
         ("go", whole.stripped()?.over(Access::MutualTls)),
         ("sarama", Client::ensure(Language::Sarama, &distribution)?.over(Access::PasswordOverTls)),
+        // Two processes with one library, each with probes of its own.
+        ("kafka-python", Client::ensure(Language::KafkaPython, &distribution)?.over(Access::MutualTls)),
     ];
     let mut running = Vec::new();
     for (name, client) in &clients {
         let topic = unique(&format!("tls-late-{name}"));
         broker.create_topic(&topic, 1)?;
         let group = format!("{topic}-group");
-        let consume = Consume { topic: &topic, group: &group, records: 2_000 };
+        let consume = Consume { topic: &topic, group: &group, records: 2_400 };
         let consumer = client.consume(&broker, scratch.path(), &format!("{topic}-consumer"), &consume)?;
         let produce = Produce {
             topic: &topic,
-            records: 2_000,
+            records: 2_400,
             codec: "none",
             context_every: 9,
             unsampled_every: 0,
-            rate: 400,
+            rate: 200,
             value_bytes: 200,
             linger_ms: 20,
         };
@@ -49,7 +51,7 @@ fn encrypted_connections_that_are_older_than_the_tracer_are_seen_in_part_and_rig
     ];
     let mut tracer = Tracer::start(&daemon(), scratch.path(), &collector, Protocol::Grpc, &settings)?;
     for (topic, ..) in &running {
-        wait_for("spans of both ends of each topic", std::time::Duration::from_secs(30), || {
+        wait_for(&format!("spans of both ends of {topic}"), std::time::Duration::from_secs(30), || {
             tracer.process().alive()?;
             let spans = collector.spans()?;
             let has = |operation| spans.iter().any(|span| span.topic() == Some(topic) && span.operation() == Some(operation));
