@@ -77,3 +77,42 @@ fn encrypted_connections_that_are_older_than_the_tracer_are_seen_in_part_and_rig
     }
     Ok(())
 }
+
+#[test]
+#[ignore = "needs root, a broker and a Collector: `cargo xtask test`"]
+fn what_javas_own_tls_encrypts_is_counted_and_nothing_is_made_up() -> Result<()> {
+    let _turn = turn();
+    let distribution = Distribution::ensure(Distribution::NEWEST)?;
+    let broker = Broker::start_secure(&distribution)?;
+    let scratch = Scratch::new("tls-java")?;
+    let mut collector = Collector::start(scratch.path())?;
+    let port = broker.port_for(Access::MutualTls)?.to_string();
+    let settings = [("KAFKA_TRACER_TLS", "auto"), ("KAFKA_TRACER_TLS_PORTS", port.as_str())];
+    let mut tracer = Tracer::start(&daemon(), scratch.path(), &collector, Protocol::Grpc, &settings)?;
+    let topic = unique("tls-java");
+    broker.create_topic(&topic, 1)?;
+    let produce = Produce {
+        topic: &topic,
+        records: 1_000_000,
+        codec: "none",
+        context_every: 0,
+        unsampled_every: 0,
+        rate: 50,
+        value_bytes: 50,
+        linger_ms: 0,
+    };
+    let client = Client::ensure(Language::Java, &distribution)?.over(Access::MutualTls);
+    let _producer = client.produce(&broker, scratch.path(), &topic, &produce)?;
+    wait_for("the daemon to count a connection of Java's own TLS", std::time::Duration::from_mins(1), || {
+        tracer.process().alive()?;
+        Ok((collector.counted("kafka_tracer.tls.opaque", "jdk")? > 0.0).then_some(()))
+    })
+    .with_context(|| tracer.process().log())?;
+    let status = tracer.process().terminate(std::time::Duration::from_secs(20))?;
+    let log = tracer.process().log();
+    ensure!(status.success(), "SIGTERM ended the daemon with {status}:\n{log}");
+    ensure!(log.contains("belongs to a Java program") && log.contains("plain listener on loopback"), "{log}");
+    collector.stop()?;
+    ensure!(collector.spans()?.iter().all(|span| span.topic() != Some(&topic)), "spans of a topic that nobody could see");
+    Ok(())
+}

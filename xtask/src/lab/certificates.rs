@@ -53,6 +53,11 @@ impl Certificates {
         self.dir.join("client.key")
     }
 
+    /// Both in one file.
+    pub fn client_store(&self) -> PathBuf {
+        self.dir.join("client.both.pem")
+    }
+
     /// The broker's key and certificate.
     pub fn broker(&self) -> PathBuf {
         self.dir.join("broker.both.pem")

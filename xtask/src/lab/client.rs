@@ -241,7 +241,7 @@ impl Client {
         Self { service: Some(service.to_owned()), ..self.clone() }
     }
 
-    /// The same client, coming another way. Only those of [`Language::SEEN_INTO`] know another.
+    /// The same client, coming another way. Java comes with a certificate alone. Only those of [`Language::SEEN_INTO`] know another.
     #[must_use]
     pub fn over(&self, access: Access) -> Self {
         Self { access, ..self.clone() }
@@ -284,6 +284,12 @@ impl Client {
         let Some(certificates) = broker.certificates().filter(|_| self.access != Access::Plain) else { return BTreeMap::new() };
         let is_mutual = self.access == Access::MutualTls;
         let path = |path: PathBuf| Cow::Owned(path.to_string_lossy().into_owned());
+        if self.language == Language::Java {
+            let stores = [("ssl.truststore.location", certificates.authority()), ("ssl.keystore.location", certificates.client_store())];
+            let mut words: BTreeMap<_, _> = stores.into_iter().map(|(name, store)| (name, path(store))).collect();
+            words.extend([("security.protocol", "SSL".into()), ("ssl.truststore.type", "PEM".into()), ("ssl.keystore.type", "PEM".into())]);
+            return words;
+        }
         let (protocol, authority, certificate, key, mechanism, user, password) = if self.language == Language::KafkaPython {
             let (user, password) = ("sasl_plain_username", "sasl_plain_password");
             ("security_protocol", "ssl_cafile", "ssl_certfile", "ssl_keyfile", "sasl_mechanism", user, password)

@@ -1,5 +1,6 @@
 //! The targets.
 
+mod binary;
 mod compression;
 mod frame;
 mod judge;
@@ -26,7 +27,7 @@ pub const LIVE_TARGETS: [Target; 3] = [
 pub const LIVE_TARGETS: [Target; 0] = [];
 
 /// All others.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     Target { name: "pcap", max_bytes: 16 << 10, run: pcap::run, seeds: pcap::seeds },
     Target { name: "frame", max_bytes: 4 << 10, run: frame::run, seeds: frame::seeds },
     Target { name: "line", max_bytes: 16 << 10, run: line::run, seeds: line::seeds },
@@ -35,5 +36,6 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "compression", max_bytes: 16 << 10, run: compression::run, seeds: compression::seeds },
     Target { name: "judge", max_bytes: 64, run: judge::run, seeds: judge::seeds },
     Target { name: "settings", max_bytes: 4 << 10, run: settings::run, seeds: settings::seeds },
+    Target { name: "binary", max_bytes: 4 << 10, run: binary::run, seeds: binary::seeds },
     Target { name: "process", max_bytes: 4 << 10, run: process::run, seeds: process::seeds },
 ];
