@@ -203,7 +203,8 @@ pub fn lint() -> Result<()> {
     let tools = setup::ensure()?;
     let bpf_dir = build::programs(Profile::Debug)?;
     let mut clippy = workspace::cargo();
-    clippy.args(["clippy", "--package", "tracer-userspace", "--features", "kprobes", "--all-targets", "--", "--deny", "warnings"]);
+    clippy.args(["clippy", "--package", "tracer-userspace", "--package", "fuzz", "--features", "tracer-userspace/kprobes,fuzz/live"]);
+    clippy.args(["--all-targets", "--", "--deny", "warnings"]);
     check("lint live capture", "clippy, with the feature `live`", clippy.env("KAFKA_TRACER_BPF_DIR", &bpf_dir));
     let mut clippy = build::bpf_cargo(&tools, "clippy");
     clippy.args(["--release", "--target-dir"]).arg(workspace::target_dir().join("bpf/build")).args(["--", "--deny", "warnings"]);
