@@ -113,8 +113,8 @@ pub struct Call {
     pub told: u32,
     /// A [`Kind`].
     pub kind: u32,
-    /// Always 0; keeps the size a multiple of eight.
-    pub reserved: u32,
+    /// 1 once its return was seen.
+    pub has_returned: u32,
 }
 const _: () = assert!(size_of::<Call>() == 56);
 

@@ -101,7 +101,7 @@ fn call(ctx: &ProbeContext, [session, buffer, bytes]: [usize; 3], direction: u8)
         direction: u32::from(direction),
         told: Told::Long as u32,
         kind: Kind::Go as u32,
-        reserved: 0,
+        has_returned: 0,
     }
 }
 

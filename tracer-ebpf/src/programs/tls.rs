@@ -53,14 +53,20 @@ pub(crate) fn tls_return(ctx: RetProbeContext) -> u32 {
     // SAFETY: the kernel's registers of the program's context.
     #[expect(unsafe_code, reason = "the context is a pointer")]
     let key = unsafe { call_key(ctx.regs, true) };
-    let Some(call) = CALLS.get_ptr(key) else {
+    let Some(call) = CALLS.get_ptr_mut(key) else {
         // Entered before the tracer came.
         count(Counter::LostCalls, 1);
         return 0;
     };
     // SAFETY: the map gave the pointer; only this thread writes the value. It stays until the thread's next call from the same place.
     #[expect(unsafe_code, reason = "a map value is reached by pointer")]
-    let call = unsafe { &*call };
+    let call = unsafe { &mut *call };
+    // Before Linux 6.13 a return is told once for each process that has a probe there, whichever process it is in (`uretprobe_dispatcher` of
+    // kernel/trace/trace_uprobe.c asks no filter).
+    if call.has_returned != 0 {
+        return 0;
+    }
+    call.has_returned = 1;
     let moved: i64 = if call.told == Told::Long as u32 {
         ctx.ret()
     } else if call.told == Told::Int as u32 {
@@ -182,7 +188,7 @@ fn enter(ctx: &ProbeContext, direction: u8, told: Told, kind: Kind) -> u32 {
         direction: u32::from(direction),
         told: told as u32,
         kind: kind as u32,
-        reserved: 0,
+        has_returned: 0,
     };
     // SAFETY: the kernel's registers of the program's context.
     #[expect(unsafe_code, reason = "the context is a pointer")]
