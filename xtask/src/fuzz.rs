@@ -12,8 +12,8 @@ use crate::build::{self, Profile};
 use crate::{step, tools, workspace};
 
 /// The targets; `fuzz::TARGETS` and `fuzz::LIVE_TARGETS` have what they do.
-pub const TARGETS: [&str; 12] =
-    ["pcap", "frame", "line", "message", "records", "compression", "judge", "settings", "process", "events", "btf", "sockets"];
+pub const TARGETS: [&str; 13] =
+    ["pcap", "frame", "line", "message", "records", "compression", "judge", "settings", "binary", "process", "events", "btf", "sockets"];
 
 /// What a compiler needs to be told for libFuzzer to see which way the code went. Sums that overflow, and broken
 /// assertions, are finds.

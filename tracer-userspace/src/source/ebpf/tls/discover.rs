@@ -23,9 +23,9 @@ use hashlink::LruCache;
 use rustix::thread::CapabilitySet;
 use tracing::{debug, info, warn};
 
-use super::TlsConfig;
 use super::library::{Library, look_into};
 use super::programs::{self, Link};
+use super::{TlsConfig, opaque};
 use crate::privileges;
 use crate::source::ebpf::owner;
 
@@ -361,8 +361,7 @@ impl Discovery {
             held.is_told = false;
             return;
         }
-        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-        let reason = if maps.contains("/libjvm.so") { "jdk" } else { "no_symbols" };
+        let reason = opaque::reason(pid);
         self.tell(pid, reason);
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         let name = name.trim_end();
@@ -377,8 +376,9 @@ impl Discovery {
             info!(
                 pid,
                 name,
+                reason,
                 peer = %socket.peer,
-                "A connection to Kafka that is not plain belongs to a program without a TLS library that has symbols; it cannot be seen into."
+                "A connection to Kafka that is not plain belongs to a program without a TLS library that can be seen into."
             );
         }
     }

@@ -8,6 +8,7 @@
 
 mod discover;
 mod library;
+mod opaque;
 mod proc;
 mod programs;
 mod rights;
