@@ -46,6 +46,15 @@ pub const MAX_SESSIONS: u32 = 16_384;
 /// Calls into TLS libraries that have not returned.
 pub const MAX_CALLS: u32 = 8_192;
 
+/// Processes that have sessions whose objects do not say their sockets.
+pub const MAX_WATCHED: u32 = 4_096;
+
+/// How often threads have to read and write a socket together with a session before it is taken for the session's.
+pub const WITNESSES: u32 = 3;
+
+/// How often that may fail before the session is given up.
+pub const MAX_CONFLICTS: u32 = 4;
+
 /// Calls of a TLS session on a port that is not known for Kafka that are judged before the kernel stops looking.
 pub const MAX_JUDGED_CALLS: u32 = 16;
 

@@ -23,6 +23,8 @@ pub mod flag {
     pub const TIED: u32 = 4;
     /// Something was said about the session: user space knows it.
     pub const TOLD: u32 = 8;
+    /// The socket was found by what the session's threads do, not by its object.
+    pub const BY_THREAD: u32 = 16;
 }
 
 /// A session.
@@ -53,10 +55,63 @@ pub struct Session {
     pub flags: u32,
     /// Calls that were judged.
     pub judged: u32,
+    /// How often what threads did spoke against [`Self::witnessed`].
+    pub conflicts: u32,
+    /// The socket that threads read and wrote with the session, and with nothing else; 0 while none did, and once it is tied.
+    pub witnessed: u64,
+    /// How often it was read from.
+    pub reads_witnessed: u32,
+    /// How often it was written to.
+    pub writes_witnessed: u32,
+}
+const _: () = assert!(size_of::<Session>() == 96);
+
+/// Sockets that a thread moved bytes on, of those on a port that is known for Kafka.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// The first one: the kernel's `struct sock`.
+    pub socket: u64,
+    /// Bytes on it.
+    pub bytes: u32,
+    /// How many sockets: 0, 1, or 2 for more than one.
+    pub sockets: u32,
+}
+const _: () = assert!(size_of::<Moved>() == 16);
+
+/// What a thread did between its calls into TLS libraries.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Thread {
+    /// What it received since its last reading call returned.
+    pub received: Moved,
+    /// What it sent since its last writing call began.
+    pub sent: Moved,
+    /// The session of that writing call; 0 when another call followed it.
+    pub writer: u64,
+    /// A session that wrote before it, of which nothing was sent until then; 0 when there is none.
+    pub unsent: u64,
+    /// Plaintext bytes of the writing call.
+    pub wrote: u32,
     /// Always 0; keeps the size a multiple of eight.
     pub reserved: u32,
 }
-const _: () = assert!(size_of::<Session>() == 80);
+const _: () = assert!(size_of::<Thread>() == 56);
+
+/// A connection of a socket: another one at the same address has other ports.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct OwnedKey {
+    /// The kernel's `struct sock`.
+    pub socket: u64,
+    /// The socket's port.
+    pub local_port: u16,
+    /// The other end's port.
+    pub peer_port: u16,
+    /// Always 0; keeps the size a multiple of eight.
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<OwnedKey>() == 16);
 
 /// Which call a thread is in. A session over another session's bytes makes calls within calls, told apart by their stack.
 #[repr(C)]
@@ -153,13 +208,17 @@ pub struct TlsConfig {
     pub socket_sock: u32,
     /// 1 when the places above are known: else user space looks for the addresses.
     pub has_layout: u32,
+    /// `sock.sk_protocol`; 0 when it is not known: then no socket is found by what threads do.
+    pub sock_protocol: u32,
+    /// Always 0; keeps the size a multiple of eight.
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<TlsConfig>() == 32);
+const _: () = assert!(size_of::<TlsConfig>() == 40);
 
 impl TlsConfig {
     /// The value as the map holds it.
     #[must_use]
-    pub const fn to_words(self) -> [u32; 8] {
+    pub const fn to_words(self) -> [u32; 10] {
         [
             self.task_files,
             self.files_table,
@@ -169,6 +228,8 @@ impl TlsConfig {
             self.socket_file,
             self.socket_sock,
             self.has_layout,
+            self.sock_protocol,
+            self.reserved,
         ]
     }
 }

@@ -19,6 +19,8 @@ mod maps;
 mod programs;
 #[path = "tls/session.rs"]
 mod session;
+#[path = "tls/thread.rs"]
+mod thread;
 mod transport;
 mod wake;
 

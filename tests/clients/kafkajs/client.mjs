@@ -1,7 +1,7 @@
 // A Kafka application of the tests over kafkajs: one JSON object says what to do, one line per record says what came of it.
 
 import { randomBytes } from "node:crypto";
-import { existsSync, writeSync } from "node:fs";
+import { existsSync, readFileSync, writeSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -49,8 +49,19 @@ const tell = (line) => writeSync(1, `${JSON.stringify({ client_id: job.client_id
 const complain = (what, error) => console.error(`${job.client_id} ${what}: ${error}`);
 const over = () => existsSync(job.until);
 const kafka = () => new Kafka({
-  clientId: job.client_id, brokers: job.bootstrap.split(","), logLevel: logLevel.WARN, retry: { retries: 20, initialRetryTime: 200, maxRetryTime: 2000 },
+  clientId: job.client_id, brokers: job.bootstrap.split(","), logLevel: logLevel.WARN, retry: { retries: 20, initialRetryTime: 200, maxRetryTime: 2000 }, ...security(),
 });
+
+/** How to come to the broker, in the words that the other clients know. */
+function security() {
+  const words = job.properties;
+  const protocol = words["security.protocol"];
+  if (protocol === undefined) return {};
+  const file = (name) => (words[name] === undefined ? undefined : readFileSync(words[name]));
+  const ssl = { ca: [file("ssl.ca.location")], cert: file("ssl.certificate.location"), key: file("ssl.key.location") };
+  if (protocol === "SSL") return { ssl };
+  return { ssl, sasl: { mechanism: words["sasl.mechanism"].toLowerCase(), username: words["sasl.username"], password: words["sasl.password"] } };
+}
 
 function context(index) {
   if (job.context_every === 0 || index % job.context_every !== 0) return null;
@@ -95,6 +106,51 @@ async function send(producer, compression, partition, messages, lines) {
   }
 }
 
+/** All records to the first partition, those of `linger_ms` together. */
+async function produce() {
+  const producer = kafka().producer();
+  await producer.connect();
+  const start = performance.now();
+  const due = () => (job.rate === 0 ? job.records : Math.min(job.records, 1 + Math.floor(((performance.now() - start) * job.rate) / 1000)));
+  for (let index = 0; index < job.records; ) {
+    const lines = [];
+    const messages = [];
+    for (const end = due(); index < end; index++) {
+      const traceparent = context(index);
+      lines.push({ traceparent });
+      const headers = traceparent === null ? undefined : { traceparent };
+      messages.push({ partition: 0, key: `key-${index % 16}`, value: "x".repeat(job.value_bytes), headers });
+    }
+    if (messages.length > 0) {
+      const [told] = await producer.send({ topic: job.topic, acks: -1, compression: COMPRESSION[job.codec], messages });
+      lines.forEach((line, i) => tell({ ...line, partition: told.partition, offset: Number(told.baseOffset) + i }));
+    }
+    await sleep(job.linger_ms);
+  }
+  await producer.disconnect();
+}
+
+/** Reads as many records as there will be, commits, leaves. */
+async function consume() {
+  const consumer = kafka().consumer({ groupId: job.group, maxWaitTimeInMs: 500, sessionTimeout: 10000, heartbeatInterval: 1000 });
+  await consumer.connect();
+  await consumer.subscribe({ topics: [job.topic], fromBeginning: true });
+  let left = job.records;
+  const done = new Promise((resolve) => {
+    consumer.run({
+      eachMessage: async ({ partition, message }) => {
+        const traceparent = message.headers?.traceparent?.toString() ?? null;
+        tell({ partition, offset: Number(message.offset), traceparent });
+        left -= 1;
+        if (left === 0) resolve(true);
+      },
+    });
+  });
+  const isDone = await Promise.race([done, sleep(job.timeout_seconds * 1000, false, { ref: false })]);
+  if (!isDone) throw new Error(`consumed ${job.records - left} of ${job.records} records in time`);
+  await consumer.disconnect();
+}
+
 async function consumeUntil() {
   const consumer = kafka().consumer({ groupId: job.group, maxWaitTimeInMs: 500, sessionTimeout: 10000, heartbeatInterval: 1000 });
   await consumer.connect();
@@ -109,5 +165,5 @@ async function consumeUntil() {
   await consumer.disconnect();
 }
 
-await { produce_until: produceUntil, consume_until: consumeUntil }[job.mode]();
+await { produce, consume, produce_until: produceUntil, consume_until: consumeUntil }[job.mode]();
 process.exit(0);

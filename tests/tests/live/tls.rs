@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use xtask::lab::{Access, Broker, Client, Collector, Consume, Distribution, Language, Produce, Protocol, Scratch, Tracer};
+use xtask::lab::{Access, Broker, Client, Collector, Consume, Distribution, Language, Produce, Protocol, Scratch, Tracer, wait_for};
 
 use crate::accounting::{Told, check_counters, check_topic};
 use crate::{daemon, turn, unique};
@@ -33,7 +33,12 @@ impl Lab {
             ("KAFKA_TRACER_TLS_PORTS", &ports),
         ];
         let settings: Vec<(&str, &str)> = always.into_iter().chain(settings.iter().copied()).collect();
-        let tracer = Tracer::start(&daemon(), scratch.path(), &collector, Protocol::Grpc, &settings)?;
+        let mut tracer = Tracer::start(&daemon(), scratch.path(), &collector, Protocol::Grpc, &settings)?;
+        // The programs for TLS libraries come after those that a start waits for.
+        wait_for("the daemon to see into TLS libraries", Duration::from_secs(30), || {
+            tracer.process().alive()?;
+            Ok(tracer.process().log().contains("Capturing the Kafka connections").then_some(()))
+        })?;
         Ok(Self { broker, collector, tracer, scratch })
     }
 
@@ -69,6 +74,8 @@ impl Lab {
         for told in told {
             check_topic(told, &spans).with_context(|| format!("topic {}; the daemon says:\n{log}", told.topic))?;
         }
+        let unseen = self.collector.counted("kafka_tracer.tls.opaque", "")?;
+        anyhow::ensure!(unseen == 0.0, "{unseen} connections were not seen into; the daemon says:\n{log}");
         check_counters(told, &spans, &self.collector)
     }
 }

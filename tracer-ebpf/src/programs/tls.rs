@@ -1,12 +1,13 @@
-//! Uprobes on the functions of TLS libraries, and `cgroup/connect4` and `connect6` for who connects to Kafka's ports.
+//! Uprobes on the functions of TLS libraries, `cgroup/connect4` and `connect6` for who connects to Kafka's ports, and tracepoints for what
+//! threads do with sockets.
 //!
 //! Each relies on the C prototype beside it, which is part of the library's binary interface. Uprobe programs run in the thread that calls,
 //! and can be preempted by another thread's: nothing is kept by CPU.
 
 use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use aya_ebpf::macros::{cgroup_sock_addr, uprobe, uretprobe};
-use aya_ebpf::programs::{ProbeContext, RetProbeContext, SockAddrContext};
+use aya_ebpf::macros::{cgroup_sock_addr, raw_tracepoint, uprobe, uretprobe};
+use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext, SockAddrContext};
 use tracer_common::config::PortRule;
 use tracer_common::counter::Counter;
 use tracer_common::event::{EventHeader, Kind as EventKind, direction};
@@ -15,10 +16,13 @@ use tracer_common::tls::{Call, CallKey, Kind, Told, flag};
 use crate::counts::count;
 use crate::maps::{CALLS, PORTS};
 use crate::transport::{Way, emit};
-use crate::{copy, descriptor, session};
+use crate::{copy, descriptor, session, thread};
 
 /// `SOCK_STREAM`.
 const STREAM: u32 = 1;
+
+/// `MSG_PEEK`.
+const PEEK: i32 = 2;
 
 /// What the kernel is told: go on.
 const GO_ON: i32 = 1;
@@ -77,6 +81,7 @@ pub(crate) fn tls_return(ctx: RetProbeContext) -> u32 {
     } else {
         0
     };
+    thread::call_returns(call, moved);
     if moved > 0 && moved <= i64::from(i32::MAX) {
         copy::moved(&ctx, call, moved.cast_unsigned() as u32);
     }
@@ -108,6 +113,22 @@ pub(crate) fn tls_free(ctx: ProbeContext) -> u32 {
     if let Some(address) = ctx.arg::<u64>(0) {
         session::end(&session::key(address));
     }
+    0
+}
+
+/// `sock_recv_length(struct sock *sk, int ret, int flags)`, since Linux 6.3: a call received from a socket, or failed.
+#[raw_tracepoint(tracepoint = "sock_recv_length")]
+pub(crate) fn tls_socket_received(ctx: RawTracePointContext) -> i32 {
+    if ctx.arg::<i32>(2) & PEEK == 0 {
+        thread::moved(ctx.arg(0), ctx.arg(1), false);
+    }
+    0
+}
+
+/// `sock_send_length(struct sock *sk, int ret, int flags)`, since Linux 6.3: a call sent on a socket, or failed.
+#[raw_tracepoint(tracepoint = "sock_send_length")]
+pub(crate) fn tls_socket_sent(ctx: RawTracePointContext) -> i32 {
+    thread::moved(ctx.arg(0), ctx.arg(1), true);
     0
 }
 
@@ -190,6 +211,7 @@ fn enter(ctx: &ProbeContext, direction: u8, told: Told, kind: Kind) -> u32 {
         kind: kind as u32,
         has_returned: 0,
     };
+    thread::call_begins(&call);
     // SAFETY: the kernel's registers of the program's context.
     #[expect(unsafe_code, reason = "the context is a pointer")]
     let key = unsafe { call_key(ctx.regs, false) };
@@ -202,7 +224,7 @@ fn enter(ctx: &ProbeContext, direction: u8, told: Told, kind: Kind) -> u32 {
 #[inline(always)]
 fn begin(ctx: &ProbeContext, flags: u32) -> u32 {
     if let Some(address) = ctx.arg::<u64>(0) {
-        let _ = session::get_or_make(&session::key(address), flags);
+        session::begin_unless_known(&session::key(address), flags);
     }
     0
 }

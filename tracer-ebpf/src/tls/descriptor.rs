@@ -19,6 +19,9 @@ const LOCAL6: u64 = 72;
 const IPV4: u16 = 2;
 const IPV6: u16 = 10;
 
+/// `IPPROTO_TCP`.
+const TCP: u16 = 6;
+
 /// `SOCK_STREAM`.
 const STREAM: u64 = 1;
 
@@ -120,6 +123,16 @@ pub(crate) fn sock(descriptor: u32, places: &TlsConfig) -> Option<u64> {
         return None;
     }
     kernel(at(socket, places.socket_sock))
+}
+
+/// Local and peer port of a connected TCP socket.
+#[inline(always)]
+pub(crate) fn tcp_ports(sock: u64, places: &TlsConfig) -> Option<(u16, u16)> {
+    if kernel::<u16>(sock.wrapping_add(u64::from(places.sock_protocol)))? != TCP {
+        return None;
+    }
+    let (family, peer, local) = (kernel::<u16>(sock + FAMILY)?, kernel::<u16>(sock + PEER_PORT)?, kernel(sock + LOCAL_PORT)?);
+    ((family == IPV4 || family == IPV6) && peer != 0 && local != 0).then_some((local, u16::from_be(peer)))
 }
 
 /// Writes the addresses of a connected socket into the session. False when it has none.

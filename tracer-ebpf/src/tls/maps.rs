@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated;
 use aya_ebpf::macros::btf_map;
 use tracer_common::counter::COUNTERS;
 use tracer_common::limits;
-use tracer_common::tls::{Call, CallKey, Session, SessionKey, TlsConfig, Walk};
+use tracer_common::tls::{Call, CallKey, OwnedKey, Session, SessionKey, Thread, TlsConfig, Walk};
 use tracer_common::verdict;
 
 /// Flags of maps that the daemon reads and writes while programs run: through shared memory, since the kernel runs no program on a probe
@@ -36,6 +36,18 @@ pub(crate) static VERDICTS: Array<u64, { verdict::SLOTS as usize }, SHARED> = Ar
 /// Sessions, least recently used forgotten first: not all libraries say that one ended.
 #[btf_map]
 pub(crate) static SESSIONS: LruHashMap<SessionKey, Session, { limits::MAX_SESSIONS as usize }> = LruHashMap::new();
+
+/// Which session a socket belongs to.
+#[btf_map]
+pub(crate) static OWNERS: LruHashMap<OwnedKey, SessionKey, { limits::MAX_SESSIONS as usize }> = LruHashMap::new();
+
+/// Processes that have sessions whose objects do not say their sockets: what their threads do with sockets is looked at.
+#[btf_map]
+pub(crate) static WATCHED: LruHashMap<u32, u32, { limits::MAX_WATCHED as usize }> = LruHashMap::new();
+
+/// What the threads of those did, by process and thread.
+#[btf_map]
+pub(crate) static THREADS: LruHashMap<u64, Thread, { limits::MAX_CALLS as usize }> = LruHashMap::new();
 
 /// Calls that have not returned. Those of a thread that was killed in one are forgotten in time.
 #[btf_map]

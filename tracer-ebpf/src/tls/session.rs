@@ -6,14 +6,14 @@ use tracer_common::config::PortRule;
 use tracer_common::counter::Counter;
 use tracer_common::event::{EventHeader, Head, Kind as EventKind, OpenEvent, direction, flag as event_flag, opening};
 use tracer_common::judge;
-use tracer_common::limits::{HEAD_BYTES, MAX_JUDGED_CALLS};
+use tracer_common::limits::{HEAD_BYTES, MAX_CONFLICTS, MAX_JUDGED_CALLS, WITNESSES};
 use tracer_common::socket::State;
-use tracer_common::tls::{Call, Session, SessionKey, flag};
+use tracer_common::tls::{Call, OwnedKey, Session, SessionKey, flag};
 use tracer_common::verdict;
 
-use crate::descriptor;
-use crate::maps::{PORTS, SESSIONS, TLS_CONFIG, VERDICTS};
+use crate::maps::{OWNERS, PORTS, SESSIONS, TLS_CONFIG, VERDICTS};
 use crate::transport::{Way, emit};
+use crate::{descriptor, thread};
 
 /// Highest bit of a session's id: no socket's cookie has it.
 const BESIDE: u64 = 1 << 63;
@@ -64,7 +64,7 @@ pub(crate) fn get_or_make<'a>(key: &SessionKey, flags: u32) -> Option<&'a mut Se
 /// A session begins at an object, whatever was there before.
 #[inline(always)]
 pub(crate) fn begin(key: &SessionKey, flags: u32) {
-    end(key);
+    forget(key);
     let _ = get_or_make(key, flags);
 }
 
@@ -80,10 +80,29 @@ pub(crate) fn get<'a>(key: &SessionKey) -> Option<&'a mut Session> {
     }
 }
 
+/// Whether connections between these ports are known for Kafka.
+#[inline(always)]
+pub(crate) fn rules(local_port: u16, peer_port: u16) -> Option<PortRule> {
+    // SAFETY: values are plain numbers, read once.
+    #[expect(unsafe_code, reason = "a map lookup")]
+    let rules = unsafe { (PORTS.get(u32::from(local_port)).copied(), PORTS.get(u32::from(peer_port)).copied()) };
+    let (local, peer) = (rules.0.unwrap_or(0), rules.1.unwrap_or(0));
+    if local == PortRule::Exclude as u32 || peer == PortRule::Exclude as u32 {
+        return Some(PortRule::Exclude);
+    }
+    (local == PortRule::Force as u32 || peer == PortRule::Force as u32).then_some(PortRule::Force)
+}
+
 /// Looks for the session's socket. A session whose object stands on another socket than before is another session: its bytes begin anew.
 #[inline(always)]
 pub(crate) fn tie(session: &mut Session, call: &Call) {
-    let Some(descriptor) = descriptor::of(call) else { return };
+    if session.flags & flag::BY_THREAD != 0 {
+        return;
+    }
+    let Some(descriptor) = descriptor::of(call) else {
+        thread::watch();
+        return;
+    };
     session.descriptor = descriptor.wrapping_add(1);
     let Some(places) = TLS_CONFIG.get(0) else { return };
     if places.has_layout == 0 {
@@ -94,17 +113,104 @@ pub(crate) fn tie(session: &mut Session, call: &Call) {
         return;
     }
     if session.flags & flag::TIED != 0 {
-        session.id = new_id();
-        session.sent = 0;
-        session.received = 0;
-        session.state = State::Unknown as u32;
-        session.judged = 0;
-        session.flags = 0;
+        begin_anew(session, 0);
     }
     if descriptor::addresses(sock, session) {
         session.socket = sock;
         session.flags |= flag::TIED;
+        let owned = OwnedKey { socket: sock, local_port: session.local_port, peer_port: session.peer_port, reserved: 0 };
+        let _ = OWNERS.insert(owned, key(call.session), 0);
     }
+}
+
+/// A thread moved the session's bytes on a socket, and nothing else. After enough of that, in both directions and with nothing against it,
+/// the socket is the session's, unless it is another's.
+#[inline(always)]
+pub(crate) fn witness(key: &SessionKey, socket: u64, is_sent: bool) {
+    let Some(session) = get_or_make(key, 0) else { return };
+    if session.flags & flag::TIED != 0 || session.descriptor != 0 || session.conflicts > MAX_CONFLICTS {
+        return;
+    }
+    if session.witnessed != socket {
+        session.conflicts += u32::from(session.witnessed != 0);
+        session.witnessed = socket;
+        session.reads_witnessed = 0;
+        session.writes_witnessed = 0;
+    }
+    if is_sent {
+        session.writes_witnessed += 1;
+    } else {
+        session.reads_witnessed += 1;
+    }
+    if is_witnessed(session, WITNESSES) {
+        settle(session, key);
+    }
+}
+
+/// Whether threads moved the session's bytes on the same socket in both directions, and `times` in all.
+#[inline(always)]
+fn is_witnessed(session: &Session, times: u32) -> bool {
+    let (reads, writes) = (session.reads_witnessed, session.writes_witnessed);
+    reads != 0 && writes != 0 && reads.wrapping_add(writes) >= times
+}
+
+/// The witnessed socket is the session's, unless it is another's.
+#[inline(always)]
+fn settle(session: &mut Session, key: &SessionKey) {
+    let socket = session.witnessed;
+    if !descriptor::addresses(socket, session) {
+        return;
+    }
+    let owned = OwnedKey { socket, local_port: session.local_port, peer_port: session.peer_port, reserved: 0 };
+    if is_anothers(&owned, key) {
+        session.conflicts = MAX_CONFLICTS + 1;
+        return;
+    }
+    let _ = OWNERS.insert(owned, *key, 0);
+    session.socket = socket;
+    session.witnessed = 0;
+    session.flags |= flag::TIED | flag::BY_THREAD;
+    if session.state == State::Ignored as u32 {
+        // It was judged without its port. What user space decided is looked up again.
+        session.state = State::Unknown as u32;
+    }
+}
+
+/// Whether a socket belongs to another session that is there.
+#[inline(always)]
+fn is_anothers(owned: &OwnedKey, key: &SessionKey) -> bool {
+    // SAFETY: the value is read once.
+    #[expect(unsafe_code, reason = "a map lookup")]
+    let Some(owner) = (unsafe { OWNERS.get(owned).copied() }) else { return false };
+    (owner.address != key.address || owner.tgid != key.tgid) && get(&owner).is_some_and(|session| session.socket == owned.socket)
+}
+
+/// A session begins, as its library says. One whose socket was found by what threads did is another one from now on: the object may stand
+/// on another socket, and will not say so.
+#[inline(always)]
+pub(crate) fn begin_unless_known(key: &SessionKey, flags: u32) {
+    if let Some(known) = get(key)
+        && (known.flags & flag::BY_THREAD != 0 || known.witnessed != 0)
+        && known.sent | known.received != 0
+    {
+        begin_anew(known, flags);
+        return;
+    }
+    let _ = get_or_make(key, flags);
+}
+
+/// Makes another session of it.
+#[inline(always)]
+fn begin_anew(session: &mut Session, flags: u32) {
+    session.id = new_id();
+    session.socket = 0;
+    session.sent = 0;
+    session.received = 0;
+    session.state = State::Unknown as u32;
+    session.judged = 0;
+    session.flags = flags;
+    session.witnessed = 0;
+    session.conflicts = 0;
 }
 
 /// Whether the session's bytes are wanted, `bytes` of them from `call` being the next.
@@ -123,17 +229,16 @@ pub(crate) fn is_wanted(session: &mut Session, call: &Call, bytes: u32) -> bool 
 #[inline(always)]
 fn judge(session: &mut Session, call: &Call, bytes: u32) {
     if session.flags & flag::TIED != 0 {
-        // SAFETY: values are plain numbers, read once.
-        #[expect(unsafe_code, reason = "a map lookup")]
-        let rules = unsafe { (PORTS.get(u32::from(session.local_port)).copied(), PORTS.get(u32::from(session.peer_port)).copied()) };
-        let (local, peer) = (rules.0.unwrap_or(0), rules.1.unwrap_or(0));
-        if local == PortRule::Exclude as u32 || peer == PortRule::Exclude as u32 {
-            session.state = State::Ignored as u32;
-            return;
-        }
-        if local == PortRule::Force as u32 || peer == PortRule::Force as u32 {
-            session.state = State::Candidate as u32;
-            return;
+        match rules(session.local_port, session.peer_port) {
+            Some(PortRule::Exclude) => {
+                session.state = State::Ignored as u32;
+                return;
+            }
+            Some(PortRule::Force) => {
+                session.state = State::Candidate as u32;
+                return;
+            }
+            None => {}
         }
     }
     session.judged += 1;
@@ -190,9 +295,20 @@ pub(crate) fn open(session: &mut Session, header: &EventHeader, way: Way) {
     });
 }
 
-/// Says that the session ended, both ways, and forgets it.
+/// The session ends.
 #[inline(always)]
 pub(crate) fn end(key: &SessionKey) {
+    let Some(session) = get(key) else { return };
+    // A short one: nothing spoke against it, and nothing more will come.
+    if session.flags & flag::TIED == 0 && session.conflicts == 0 && is_witnessed(session, 2) {
+        settle(session, key);
+    }
+    forget(key);
+}
+
+/// Says that the session ended, both ways, and forgets it.
+#[inline(always)]
+fn forget(key: &SessionKey) {
     let Some(session) = get(key) else { return };
     if session.flags & flag::TOLD != 0
         && let Some(way) = Way::now()

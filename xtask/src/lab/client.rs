@@ -32,15 +32,15 @@ pub enum Language {
     Sarama,
     /// kafka-python.
     KafkaPython,
-    /// kafkajs, in Node.js; does endless work alone.
+    /// kafkajs, in Node.js.
     Kafkajs,
 }
 
 impl Language {
     /// Those that can do all there is to do.
     pub const ALL: [Self; 3] = [Self::Java, Self::Librdkafka, Self::Go];
-    /// Those whose TLS can be seen into: OpenSSL built in and shared, and Go's own.
-    pub const SEEN_INTO: [Self; 4] = [Self::Librdkafka, Self::KafkaPython, Self::Go, Self::Sarama];
+    /// Those whose TLS can be seen into: OpenSSL built in, shared, and over memory, and Go's own.
+    pub const SEEN_INTO: [Self; 5] = [Self::Librdkafka, Self::KafkaPython, Self::Kafkajs, Self::Go, Self::Sarama];
     /// All that do endless work.
     pub const ENDLESS: [Self; 6] = [Self::Java, Self::Librdkafka, Self::Go, Self::Sarama, Self::KafkaPython, Self::Kafkajs];
 
@@ -261,13 +261,17 @@ impl Client {
         Ok(Self { home, ..self.clone() })
     }
 
-    /// The files that a client in Python or Go has its TLS from.
+    /// The files that a client in Python, in Go or for Node.js has its TLS from.
     ///
     /// # Errors
     /// If Python does not load the client, or has no such file.
     pub fn tls_libraries(&self) -> Result<Vec<PathBuf>> {
         if matches!(self.language, Language::Go | Language::Sarama) {
             return Ok(vec![self.home.clone()]);
+        }
+        if self.language == Language::Kafkajs {
+            let node = step::output(Command::new("node").args(["-p", "process.execPath"]))?;
+            return Ok(vec![PathBuf::from(node.trim())]);
         }
         let module = if self.language == Language::Librdkafka { "confluent_kafka" } else { "ssl" };
         let program = format!("import {module}\nfor line in open('/proc/self/maps'):\n if ' r-xp ' in line: print(line.split()[-1])");

@@ -18,6 +18,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
+use aya::programs::raw_trace_point::RawTracePointLink;
 use aya::programs::uprobe::UProbeLink;
 use hashlink::LruCache;
 use rustix::thread::CapabilitySet;
@@ -47,6 +48,9 @@ const MAX_LIBRARIES: usize = 4096;
 /// Connections that are remembered as plain, or as seen into.
 const MAX_KNOWN: usize = 65_536;
 
+/// How long what threads do with sockets is looked at after somebody connected, or came with a session whose object does not say its socket.
+const UNTIED_LINGER: Duration = Duration::from_mins(1);
+
 /// How long a connection may be there before it is told that nothing can be seen of it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -59,6 +63,8 @@ pub(super) enum Order {
     Plain(SocketAddr, SocketAddr),
     /// This connection is seen into.
     Seen(SocketAddr, SocketAddr),
+    /// A session came whose object does not say its socket.
+    Untied,
 }
 
 /// What the thread counts.
@@ -107,10 +113,22 @@ struct Discovery {
     plain_brokers: LruCache<SocketAddr, ()>,
     seen: LruCache<(SocketAddr, SocketAddr), ()>,
     told: HashSet<(u32, &'static str)>,
+    /// Programs that see what threads do with sockets: attached while there is a need.
+    sockets_seen: SocketsSeen,
     /// Takes what is to be detached.
     undertaker: Sender<Vec<UProbeLink>>,
     /// Held while attaching or detaching.
     turn: Arc<Mutex<()>>,
+}
+
+/// Whether it is seen what threads do with sockets.
+#[derive(Debug)]
+enum SocketsSeen {
+    No,
+    /// This kernel does not let it be seen.
+    Never,
+    /// And when somebody needed it last.
+    Yes(#[expect(dead_code, reason = "dropped to detach")] Vec<RawTracePointLink>, Instant),
 }
 
 /// A connection to a port that is known for Kafka.
@@ -145,6 +163,7 @@ impl Discovery {
             plain_brokers: LruCache::new(MAX_KNOWN),
             seen: LruCache::new(MAX_KNOWN),
             told: HashSet::new(),
+            sockets_seen: SocketsSeen::No,
             undertaker,
             turn,
         }
@@ -158,15 +177,13 @@ impl Discovery {
             else {
                 continue;
             };
-            let Ok(metadata) = file.metadata() else { continue };
-            // Attached twice, each byte would be seen twice.
-            if self.everywhere.contains(&(metadata.dev(), metadata.ino())) {
-                continue;
-            }
-            let Ok(copy) = file.try_clone() else { continue };
-            let library = look_into(copy, &name);
+            let Some((library, at)) = self.library(&file, &name) else { continue };
             if !library.makes_tls() {
                 warn!(path = %path.display(), "No function of a known TLS library is in this file.");
+                continue;
+            }
+            // Attached twice, each byte would be seen twice.
+            if !self.everywhere.insert(at) {
                 continue;
             }
             let (links, failed) = attach(&mut self.ebpf, &library, &file, None);
@@ -174,7 +191,6 @@ impl Discovery {
                 warn!(path = %path.display(), error, "Not all of a TLS library can be seen into.");
             }
             info!(path = %path.display(), functions = links.len(), "Seeing into all sessions of a TLS library.");
-            self.everywhere.insert((metadata.dev(), metadata.ino()));
         }
     }
 
@@ -200,6 +216,8 @@ impl Discovery {
         match order {
             Order::Look(pid, broker) => {
                 if self.plain_brokers.peek(&broker).is_none() {
+                    // Before its libraries: it may be a session that does not say its socket, and its first words count.
+                    self.see_sockets();
                     self.look_into(pid);
                 }
             }
@@ -213,6 +231,31 @@ impl Discovery {
                 self.seen.insert((local, peer), ());
                 // A broker that answers on one port in plain and encrypted form is none; but addresses are given anew.
                 self.plain_brokers.remove(&peer);
+            }
+            Order::Untied => self.see_sockets(),
+        }
+    }
+
+    /// Looks at what threads do with sockets, of the processes that the programs watch.
+    fn see_sockets(&mut self) {
+        match &mut self.sockets_seen {
+            SocketsSeen::Never => {}
+            SocketsSeen::Yes(_, last_wanted) => *last_wanted = Instant::now(),
+            SocketsSeen::No => {
+                let attached = {
+                    let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+                    programs::attach_sockets(&mut self.ebpf)
+                };
+                self.sockets_seen = match attached {
+                    Ok(links) => {
+                        debug!("Looking at what threads do with sockets: TLS sessions may not say their own.");
+                        SocketsSeen::Yes(links, Instant::now())
+                    }
+                    Err(error) => {
+                        warn!(%error, "The sockets of TLS sessions over memory cannot be found on this kernel: they are not seen into.");
+                        SocketsSeen::Never
+                    }
+                };
             }
         }
     }
@@ -278,6 +321,9 @@ impl Discovery {
             self.tell(pid, "too_many_processes");
             return;
         }
+        if !self.processes.contains_key(&pid) {
+            self.see_sockets();
+        }
         let process = self.processes.entry(pid).or_insert_with(|| Process {
             started,
             links: Vec::new(),
@@ -339,6 +385,9 @@ impl Discovery {
             .collect();
         for pid in over {
             self.forget(pid);
+        }
+        if matches!(&self.sockets_seen, SocketsSeen::Yes(_, last_wanted) if now.duration_since(*last_wanted) > UNTIED_LINGER) {
+            self.sockets_seen = SocketsSeen::No;
         }
     }
 

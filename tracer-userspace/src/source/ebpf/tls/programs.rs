@@ -7,8 +7,9 @@ use std::path::Path;
 
 use aya::maps::{Array, ProgramArray};
 use aya::programs::links::CgroupAttachMode;
+use aya::programs::raw_trace_point::RawTracePointLink;
 use aya::programs::uprobe::{UProbeLink, UProbeLinkId, UProbeScope};
-use aya::programs::{CgroupSockAddr, UProbe};
+use aya::programs::{CgroupSockAddr, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use tracer_common::tls::TlsConfig;
 
@@ -85,6 +86,9 @@ impl Probe {
 /// The program that others go on with.
 const GO_ON: &str = "tls_go_on";
 
+/// Programs that see what threads do with sockets, and the kernel's places for them (Linux 6.3).
+const SOCKET_PROGRAMS: [(&str, &str); 2] = [("tls_socket_received", "sock_recv_length"), ("tls_socket_sent", "sock_send_length")];
+
 /// Programs that say who connects.
 const CONNECT_PROGRAMS: [&str; 2] = ["tls_connect4", "tls_connect6"];
 
@@ -102,7 +106,7 @@ pub(crate) fn object() -> Object {
 
 /// Names of all programs.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    Probe::ALL.into_iter().map(Probe::program).chain([GO_ON]).chain(CONNECT_PROGRAMS)
+    Probe::ALL.into_iter().map(Probe::program).chain([GO_ON]).chain(CONNECT_PROGRAMS).chain(SOCKET_PROGRAMS.map(|(name, _)| name))
 }
 
 /// Loads the object, its maps as configured, and all programs. None is attached yet.
@@ -117,11 +121,14 @@ pub(super) fn load(wanted_ring_bytes: u32) -> Result<Ebpf, StartError> {
         EbpfError::MapError(error) => StartError::Map { map: "of the object", reason: chain(&error) },
         error => StartError::Refused { program: "object", reason: chain(&error) },
     })?;
-    let mut places: Array<_, [u32; 8]> = load::take_map(&mut ebpf, "TLS_CONFIG")?;
+    let mut places: Array<_, [u32; 10]> = load::take_map(&mut ebpf, "TLS_CONFIG")?;
     let layout = std::fs::read(BTF).ok().as_deref().and_then(layout).unwrap_or_default();
     places.set(0, layout.to_words(), 0).map_err(|error| StartError::Map { map: "TLS_CONFIG", reason: chain(&error) })?;
     for name in Probe::ALL.into_iter().map(Probe::program).chain([GO_ON]) {
         uprobe(&mut ebpf, name)?.load().map_err(|error| load::refused(name, error))?;
+    }
+    for (name, _) in SOCKET_PROGRAMS {
+        tracepoint(&mut ebpf, name)?.load().map_err(|error| load::refused(name, error))?;
     }
     let go_on = uprobe(&mut ebpf, GO_ON)?.fd().map_err(|error| load::refused(GO_ON, error))?.try_clone();
     let go_on = go_on.map_err(|source| StartError::System { what: "copy a program's descriptor", source })?;
@@ -145,6 +152,8 @@ fn layout(description: &[u8]) -> Option<TlsConfig> {
         socket_file: btf.member_offset("socket", "file")?,
         socket_sock: btf.member_offset("socket", "sk")?,
         has_layout: 1,
+        sock_protocol: btf.member_offset("sock", "sk_protocol").unwrap_or(0),
+        reserved: 0,
     })
 }
 
@@ -170,11 +179,26 @@ pub(super) fn attach(ebpf: &mut Ebpf, probe: Probe, file: &File, offset: u64, pi
     Ok(Link { probe, id: attached.map_err(|error| load::refused(name, error))? })
 }
 
+/// Attaches the programs that see what threads do with sockets: taken off when the answer is dropped.
+pub(super) fn attach_sockets(ebpf: &mut Ebpf) -> Result<Vec<RawTracePointLink>, StartError> {
+    let mut links = Vec::new();
+    for (name, place) in SOCKET_PROGRAMS {
+        let program = tracepoint(ebpf, name)?;
+        let link = program.attach(place).and_then(|id| program.take_link(id));
+        links.push(link.map_err(|error| load::refused(name, error))?);
+    }
+    Ok(links)
+}
+
 /// Takes an attachment out, to be undone by dropping it.
 pub(super) fn take(ebpf: &mut Ebpf, link: Link) -> Option<UProbeLink> {
     uprobe(ebpf, link.probe.program()).ok()?.take_link(link.id).ok()
 }
 
 fn uprobe<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut UProbe, StartError> {
+    ebpf.program_mut(name).ok_or(StartError::Object { what: name })?.try_into().map_err(|_| StartError::Object { what: name })
+}
+
+fn tracepoint<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut RawTracePoint, StartError> {
     ebpf.program_mut(name).ok_or(StartError::Object { what: name })?.try_into().map_err(|_| StartError::Object { what: name })
 }

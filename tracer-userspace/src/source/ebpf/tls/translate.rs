@@ -44,6 +44,8 @@ pub(super) enum Note {
     Connects(u32, SocketAddr),
     /// A session's socket is known now.
     Tied(SocketAddr, SocketAddr),
+    /// A session is new, and its socket is not known.
+    Untied,
 }
 
 /// State between events.
@@ -54,11 +56,14 @@ pub(super) struct Translator {
 }
 
 /// A session.
+#[derive(Default)]
 struct Session {
     pid: u32,
     /// None while its socket is not known.
     key: Option<SocketKey>,
     waiting: Vec<Held>,
+    /// It waited in vain: what comes is dropped while its socket is not known.
+    is_given_up: bool,
     first_ns: u64,
     /// Position after the last byte of each direction.
     sent: u32,
@@ -114,10 +119,7 @@ impl Translator {
                 };
                 (0, self.take(&header, Some(opening), &[], &mut out))
             }
-            Some(Kind::Close) => {
-                self.close(&header, &mut out);
-                (0, Note::None)
-            }
+            Some(Kind::Close) => (0, self.close(&header, &mut out)),
             Some(Kind::Connect) => (0, Note::Connects(header.pid, address(header.peer, header.peer_port))),
             None => {
                 self.seen.malformed += 1;
@@ -133,7 +135,7 @@ impl Translator {
             let Some(session) = self.sessions.remove(&id) else { continue };
             self.waiting_bytes -= session.waiting_bytes();
             let Some(key) = session.key else {
-                self.seen.untied += 1;
+                self.seen.untied += u64::from(!session.is_given_up);
                 continue;
             };
             let mut out = Out { offset, sink: &mut *sink };
@@ -148,7 +150,7 @@ impl Translator {
         let over: Vec<u64> = self
             .sessions
             .iter()
-            .filter(|(_, session)| session.key.is_none() && session.first_ns.saturating_add(WAIT_NS) <= boot_ns)
+            .filter(|(_, session)| session.is_waiting() && session.first_ns.saturating_add(WAIT_NS) <= boot_ns)
             .map(|(id, _)| *id)
             .collect();
         for id in over {
@@ -170,10 +172,13 @@ impl Translator {
             hand_on(key, session.pid, header, opening, bytes, out);
             return note;
         }
+        if session.is_given_up {
+            return note;
+        }
         self.waiting_bytes += bytes.len() + HELD_BYTES;
         session.waiting.push(Held { header: *header, opening, bytes: bytes.to_vec() });
         while self.waiting_bytes > MAX_WAITING_BYTES {
-            let Some(oldest) = self.sessions.iter().find(|(_, session)| session.key.is_none()).map(|(id, _)| *id) else { break };
+            let Some(oldest) = self.sessions.iter().find(|(_, session)| session.is_waiting()).map(|(id, _)| *id) else { break };
             self.give_up(oldest);
         }
         note
@@ -188,10 +193,10 @@ impl Translator {
             Some(_) => self.tie(header, out),
             None => {
                 let key = addresses(header).map(|(local, peer)| SocketKey { scope: header.cookie, local, peer });
-                let session = Session { pid: header.pid, key, waiting: Vec::new(), first_ns: header.boot_ns, sent: 0, received: 0 };
+                let session = Session { pid: header.pid, key, first_ns: header.boot_ns, ..Session::default() };
                 self.forget_oldest_for_room();
                 self.sessions.insert(header.cookie, session);
-                let Some(key) = key else { return Note::None };
+                let Some(key) = key else { return Note::Untied };
                 self.seen.sessions += 1;
                 Note::Tied(key.local, key.peer)
             }
@@ -204,7 +209,7 @@ impl Translator {
             && let Some((_, forgotten)) = self.sessions.remove_lru()
         {
             self.waiting_bytes -= forgotten.waiting_bytes();
-            self.seen.untied += u64::from(forgotten.key.is_none());
+            self.seen.untied += u64::from(forgotten.is_waiting());
         }
     }
 
@@ -225,8 +230,10 @@ impl Translator {
         Note::Tied(key.local, key.peer)
     }
 
-    fn close(&mut self, header: &EventHeader, out: &mut Out<'_>) {
-        let Some(session) = self.sessions.get(&header.cookie) else { return };
+    fn close(&mut self, header: &EventHeader, out: &mut Out<'_>) -> Note {
+        // A short session's socket may be known with its end alone.
+        let note = if header.flags & flag::UNTIED == 0 { self.tie(header, out) } else { Note::None };
+        let Some(session) = self.sessions.get(&header.cookie) else { return note };
         let direction = way(header);
         match session.key {
             Some(key) => {
@@ -238,12 +245,16 @@ impl Translator {
         if direction == Direction::Received {
             self.sessions.remove(&header.cookie);
         }
+        note
     }
 
+    /// Drops what waits for a session's socket, and what will come before it is known.
     fn give_up(&mut self, id: u64) {
-        let Some(session) = self.sessions.remove(&id) else { return };
+        let Some(session) = self.sessions.peek_mut(&id) else { return };
         self.waiting_bytes -= session.waiting_bytes();
-        self.seen.untied += 1;
+        self.seen.untied += u64::from(!session.is_given_up);
+        session.is_given_up = true;
+        session.waiting = Vec::new();
     }
 }
 
@@ -251,6 +262,10 @@ impl Translator {
 const HELD_BYTES: usize = size_of::<Held>();
 
 impl Session {
+    fn is_waiting(&self) -> bool {
+        self.key.is_none() && !self.is_given_up
+    }
+
     fn waiting_bytes(&self) -> usize {
         self.waiting.iter().map(|held| held.bytes.len() + HELD_BYTES).sum()
     }
@@ -367,8 +382,10 @@ mod tests {
     #[test]
     fn a_session_without_a_socket_waits_for_it() {
         let mut translator = Translator::new();
-        for event in [open(flag::UNTIED), data(0, flag::UNTIED, b"ab"), data(2, flag::UNTIED, b"c")] {
-            assert_eq!(push(&mut translator, &event), (vec![], Note::None));
+        for (event, note) in
+            [(open(flag::UNTIED), Note::Untied), (data(0, flag::UNTIED, b"ab"), Note::None), (data(2, flag::UNTIED, b"c"), Note::None)]
+        {
+            assert_eq!(push(&mut translator, &event), (vec![], note));
         }
         let (said, note) = push(&mut translator, &data(3, 0, b"d"));
         assert_eq!(said, ["open Sent true 0", "open Received false 0", "Sent 0 ab +0", "Sent 2 c +0", "Sent 3 d +0"]);
@@ -378,16 +395,31 @@ mod tests {
     }
 
     #[test]
+    fn a_short_session_may_be_tied_by_its_end() {
+        let mut translator = Translator::new();
+        push(&mut translator, &data(0, flag::UNTIED, b"ab"));
+        let (said, note) = push(&mut translator, &raw(&header(Kind::Close, 2, 0), b""));
+        assert_eq!(said, ["Sent 0 ab +0", "close Sent 2 false"]);
+        assert!(matches!(note, Note::Tied(..)));
+        assert_eq!((translator.seen().sessions, translator.seen().untied, translator.waiting_bytes), (1, 0, 0));
+    }
+
+    #[test]
     fn what_waits_is_bounded_and_given_up() {
         let mut translator = Translator::new();
         push(&mut translator, &data(0, flag::UNTIED, b"ab"));
         translator.expire(1 + WAIT_NS);
         assert_eq!((translator.seen().untied, translator.waiting_bytes), (1, 0));
+        push(&mut translator, &data(2, flag::UNTIED, b"c"));
+        translator.expire(1 + 2 * WAIT_NS);
+        assert_eq!((translator.seen().untied, translator.waiting_bytes), (1, 0), "a session is given up once");
+        assert_eq!(push(&mut translator, &data(3, 0, b"d")).0, ["Sent 3 d +0"], "and goes on from where its socket is known");
+        let mut translator = Translator::new();
         for position in 0..3000 {
             push(&mut translator, &data(position, flag::UNTIED, &[7; 4096]));
             assert!(translator.waiting_bytes <= MAX_WAITING_BYTES);
         }
-        assert!(translator.seen().untied > 1);
+        assert_eq!(translator.seen().untied, 1);
     }
 
     #[test]
