@@ -14,6 +14,7 @@ pub mod kafka;
 pub mod observe;
 pub mod pipeline;
 pub mod privileges;
+mod recent;
 pub mod replay;
 pub mod source;
 pub mod stream;

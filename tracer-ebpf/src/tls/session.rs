@@ -178,11 +178,11 @@ fn settle(session: &mut Session, key: &SessionKey) {
 
 /// Whether a socket belongs to another session that is there.
 #[inline(always)]
-fn is_anothers(owned: &OwnedKey, key: &SessionKey) -> bool {
+fn is_anothers(place: &OwnedKey, key: &SessionKey) -> bool {
     // SAFETY: the value is read once.
     #[expect(unsafe_code, reason = "a map lookup")]
-    let Some(owner) = (unsafe { OWNERS.get(owned).copied() }) else { return false };
-    (owner.address != key.address || owner.tgid != key.tgid) && get(&owner).is_some_and(|session| session.socket == owned.socket)
+    let Some(owner) = (unsafe { OWNERS.get(place).copied() }) else { return false };
+    (owner.address != key.address || owner.tgid != key.tgid) && get(&owner).is_some_and(|session| session.socket == place.socket)
 }
 
 /// A session begins, as its library says. One whose socket was found by what threads did is another one from now on: the object may stand

@@ -2,20 +2,21 @@
 
 #![forbid(unsafe_code)]
 
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
 
 use hashlink::LruCache;
 
 use super::names::MAX_REMEMBERED_BYTES;
 use super::{BatchHeader, TopicId};
+use crate::recent::Recent;
 use crate::time::Timestamp;
 
 const MAX_SENT: usize = 65_536;
 const MAX_POSITIONS: usize = 131_072;
 
 /// What makes two batches on the wire the same batch.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum SameBatch {
     /// An idempotent producer numbers its batches.
     Sequence { producer_id: i64, producer_epoch: i16, base_sequence: i32 },
@@ -94,17 +95,56 @@ impl KnownTopic {
     }
 }
 
-/// What became of a batch, and when it was first sent.
+/// A batch, what became of it, and when it was first sent.
 #[derive(Clone, Copy, Debug)]
 struct LastAttempt {
+    /// Hash of topic and partition.
+    place: u64,
+    batch: SameBatch,
     attempt: Attempt,
     first_sent: Timestamp,
+}
+
+/// Batches that were sent. Of topic and partition only their hash is kept, whose key nobody knows: one in 2^64 is taken for another.
+#[derive(Debug)]
+struct SentBefore {
+    hashes: RandomState,
+    batches: Recent<LastAttempt>,
+    /// Batches since one of a topic whose id was not known: after so many as there is room for, none of those is left.
+    since_named: usize,
+}
+
+impl SentBefore {
+    fn place(&self, topic: &TopicIdentity, partition: i32) -> u64 {
+        self.hashes.hash_one((topic, partition))
+    }
+
+    fn put(&mut self, topic: &TopicIdentity, attempt: LastAttempt) {
+        self.since_named = if matches!(topic, TopicIdentity::Id(_)) { self.since_named.saturating_add(1) } else { 0 };
+        let same = |known: &LastAttempt, attempt: &LastAttempt| known.place == attempt.place && known.batch == attempt.batch;
+        self.batches.put(self.hashes.hash_one((attempt.place, attempt.batch)), attempt, same);
+    }
+
+    /// What is remembered of a batch, under the topic's name of today or, once, under those from before.
+    fn find(&mut self, topic: &KnownTopic, partition: i32, place: u64, batch: SameBatch) -> Option<LastAttempt> {
+        let is = |place: u64| move |known: &LastAttempt| known.place == place && known.batch == batch;
+        if let Some(found) = self.batches.latest(self.hashes.hash_one((place, batch)), is(place)) {
+            return Some(*found);
+        }
+        if self.since_named > MAX_SENT {
+            return None;
+        }
+        topic.before.iter().flatten().find_map(|before| {
+            let place = self.hashes.hash_one((before, partition));
+            self.batches.take(self.hashes.hash_one((place, batch)), is(place)).copied()
+        })
+    }
 }
 
 /// The three tables, each bounded: what falls out is taken for new.
 #[derive(Debug)]
 pub(super) struct History {
-    sent: LruCache<(TopicIdentity, i32, SameBatch), LastAttempt>,
+    sent: SentBefore,
     /// By group, topic and partition.
     delivered: LruCache<(Arc<str>, TopicIdentity, i32), i64>,
     committed: LruCache<(Arc<str>, TopicIdentity, i32), i64>,
@@ -112,7 +152,8 @@ pub(super) struct History {
 
 impl Default for History {
     fn default() -> Self {
-        Self { sent: LruCache::new(MAX_SENT), delivered: LruCache::new(MAX_POSITIONS), committed: LruCache::new(MAX_POSITIONS) }
+        let sent = SentBefore { hashes: RandomState::new(), batches: Recent::new(MAX_SENT), since_named: usize::MAX };
+        Self { sent, delivered: LruCache::new(MAX_POSITIONS), committed: LruCache::new(MAX_POSITIONS) }
     }
 }
 
@@ -124,16 +165,13 @@ impl History {
         if topic.now.is_long() {
             return false;
         }
-        let same = SameBatch::of(header);
-        let numbered = matches!(same, SameBatch::Sequence { .. });
-        let (key, last) = topic.entry(&mut self.sent, |topic| (topic, partition, same.clone()));
-        let Some(last) = last else {
-            self.sent.insert(key, LastAttempt { attempt, first_sent: at });
-            return false;
-        };
-        let again = at > last.first_sent && (numbered || last.attempt == Attempt::Failed);
-        *last = LastAttempt { attempt, first_sent: at.min(last.first_sent) };
-        again
+        let batch = SameBatch::of(header);
+        let place = self.sent.place(&topic.now, partition);
+        let last = self.sent.find(topic, partition, place, batch);
+        let first_sent = last.map_or(at, |last| last.first_sent.min(at));
+        self.sent.put(&topic.now, LastAttempt { place, batch, attempt, first_sent });
+        let numbered = matches!(batch, SameBatch::Sequence { .. });
+        last.is_some_and(|last| at > last.first_sent && (numbered || last.attempt == Attempt::Failed))
     }
 
     /// Offsets up to `last` are delivered to a group. True when it was given all of them before.

@@ -8,13 +8,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 use hashlink::{DefaultHashBuilder, LruCache};
 use opentelemetry::trace::SpanContext;
 use opentelemetry::{SpanId, TraceId};
 
 use crate::observe::{BatchHeader, Operation, SentBatch, Side, Topic, TopicId};
+use crate::recent::Recent;
 use crate::time::Timestamp;
 
 /// A topic by its name, or by its id as long as it has none.
@@ -135,114 +134,66 @@ struct Stored {
     print: Fingerprint,
     base_offset: i64,
     seen: SeenSend,
-    /// Hash of print and offset.
-    by_print: u64,
-    /// Hash of the place alone.
-    by_place: u64,
 }
 
 impl Stored {
     fn is_at(&self, topic: &TopicKey, partition: i32, base_offset: i64) -> bool {
         self.base_offset == base_offset && self.print.partition == partition && self.print.topic == *topic
     }
+
+    fn looks_like(&self, print: &Fingerprint, base_offset: i64) -> bool {
+        self.base_offset == base_offset && self.print == *print
+    }
 }
 
-/// Sent batches: those whose offset is known, and those whose answer is not.
-///
-/// Each sent batch comes here, and few are ever looked for: one that is stored costs a place in a queue, in the order of time,
-/// and two numbers in tables; nothing is allocated for it.
+/// What an answered batch is to the one that was remembered with its looks and at its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    /// There is none, or it is of another cluster.
+    Nothing,
+    /// Another attempt of the same batch, answered before.
+    SameBatch,
+    /// A batch of a topic of the same cluster and name that is no more. The computed ids are that one's.
+    OldTopic,
+}
+
+/// Sent batches: those whose offset is known, and those whose answer is not. Each sent batch comes here, and few are ever looked for.
 #[derive(Debug)]
 pub(super) struct SentBatches {
-    max: usize,
     hashes: DefaultHashBuilder,
-    stored: VecDeque<Stored>,
-    /// Number of `stored[0]`; numbers count up.
-    first: u64,
-    /// Numbers of the latest by fingerprint and offset.
-    prints: HashTable<u64>,
-    /// Numbers of the latest by place: a broker that compresses anew may have changed the base timestamp.
-    places: HashTable<u64>,
+    /// By topic, partition and offset; not by fingerprint: a broker that compresses anew may change the base timestamp.
+    stored: Recent<Stored>,
     unacknowledged: LruCache<Fingerprint, SeenSend>,
 }
 
 impl SentBatches {
     pub(super) fn new(max: usize) -> Self {
-        let max = max.max(1);
-        Self {
-            max,
-            hashes: DefaultHashBuilder::default(),
-            stored: VecDeque::new(),
-            first: 0,
-            prints: HashTable::new(),
-            places: HashTable::new(),
-            unacknowledged: LruCache::new(max),
+        Self { hashes: DefaultHashBuilder::default(), stored: Recent::new(max), unacknowledged: LruCache::new(max.max(1)) }
+    }
+
+    fn place(&self, topic: &TopicKey, partition: i32, base_offset: i64) -> u64 {
+        self.hashes.hash_one((topic, partition, base_offset))
+    }
+
+    fn with_print(&self, print: &Fingerprint, base_offset: i64) -> Option<&SeenSend> {
+        let place = self.place(&print.topic, print.partition, base_offset);
+        self.stored.latest(place, |stored| stored.looks_like(print, base_offset)).map(|stored| &stored.seen)
+    }
+
+    /// What was remembered of such a batch before.
+    pub(super) fn before(&self, print: &Fingerprint, base_offset: i64, operation: &Operation, topic: &Topic) -> Before {
+        let instance = TopicInstance::of(operation, topic);
+        match self.with_print(print, base_offset) {
+            Some(seen) if seen.topic.may_be(&instance) => Before::SameBatch,
+            Some(seen) if seen.topic.cluster_id == operation.cluster_id => Before::OldTopic,
+            Some(_) | None => Before::Nothing,
         }
-    }
-
-    fn numbered(&self, number: u64) -> Option<&Stored> {
-        self.stored.get(usize::try_from(number.checked_sub(self.first)?).ok()?)
-    }
-
-    fn with_print(&self, print: &Fingerprint, base_offset: i64) -> Option<&Stored> {
-        let is_it = |number: &u64| self.numbered(*number).is_some_and(|stored| stored.base_offset == base_offset && stored.print == *print);
-        let number = self.prints.find(self.hashes.hash_one((print, base_offset)), is_it)?;
-        self.numbered(*number)
-    }
-
-    fn at_place(&self, topic: &TopicKey, partition: i32, base_offset: i64) -> Option<&Stored> {
-        let is_it = |number: &u64| self.numbered(*number).is_some_and(|stored| stored.is_at(topic, partition, base_offset));
-        let number = self.places.find(self.hashes.hash_one((topic, partition, base_offset)), is_it)?;
-        self.numbered(*number)
-    }
-
-    /// The first answered attempt of this batch, if there was one before.
-    pub(super) fn stored(&self, print: &Fingerprint, base_offset: i64, operation: &Operation, topic: &Topic) -> Option<&SeenSend> {
-        let stored = self.with_print(print, base_offset)?;
-        stored.seen.topic.may_be(&TopicInstance::of(operation, topic)).then_some(&stored.seen)
-    }
-
-    /// The computed ids of this batch are another one's already: of a topic of the same cluster and name that is no more.
-    pub(super) fn is_taken(&self, print: &Fingerprint, base_offset: i64, operation: &Operation, topic: &Topic) -> bool {
-        self.with_print(print, base_offset).is_some_and(|Stored { seen, .. }| {
-            seen.topic.cluster_id == operation.cluster_id && !seen.topic.may_be(&TopicInstance::of(operation, topic))
-        })
     }
 
     pub(super) fn insert_stored(&mut self, print: Fingerprint, base_offset: i64, seen: SeenSend) {
-        if self.stored.len() >= self.max {
-            self.forget_oldest();
-        }
-        let by_print = self.hashes.hash_one((&print, base_offset));
-        let by_place = self.hashes.hash_one((&print.topic, print.partition, base_offset));
-        let number = self.first + self.stored.len() as u64;
-        let Self { stored, first, prints, places, .. } = self;
-        let at = |number: u64| usize::try_from(number - *first).ok().and_then(|index| stored.get(index));
-        latest(
-            prints,
-            by_print,
-            number,
-            |known| at(known).is_some_and(|known| known.base_offset == base_offset && known.print == print),
-            |known| at(known).map_or(0, |known| known.by_print),
-        );
-        latest(
-            places,
-            by_place,
-            number,
-            |known| at(known).is_some_and(|known| known.is_at(&print.topic, print.partition, base_offset)),
-            |known| at(known).map_or(0, |known| known.by_place),
-        );
-        self.stored.push_back(Stored { print, base_offset, seen, by_print, by_place });
-    }
-
-    fn forget_oldest(&mut self) {
-        let Some(oldest) = self.stored.pop_front() else { return };
-        // Unless a later one has taken its entry.
-        for (table, hash) in [(&mut self.prints, oldest.by_print), (&mut self.places, oldest.by_place)] {
-            if let Ok(entry) = table.find_entry(hash, |number| *number == self.first) {
-                entry.remove();
-            }
-        }
-        self.first += 1;
+        let place = self.place(&print.topic, print.partition, base_offset);
+        let stored = Stored { print, base_offset, seen };
+        self.stored.put(place, stored, |known, stored| known.looks_like(&stored.print, base_offset));
     }
 
     /// Remembers a batch that may have been stored without our knowing where.
@@ -258,9 +209,11 @@ impl SentBatches {
         let base_offset = header.base_offset;
         let fetched_at = operation.response.map_or(operation.request_last, |(_, last)| last);
         let instance = TopicInstance::of(operation, topic);
-        self.stored(print, base_offset, operation, topic)
+        self.with_print(print, base_offset)
+            .filter(|seen| seen.topic.may_be(&instance))
             .or_else(|| {
-                let sent = self.at_place(&print.topic, print.partition, base_offset)?;
+                let place = self.place(&print.topic, print.partition, base_offset);
+                let sent = self.stored.latest(place, |stored| stored.is_at(&print.topic, print.partition, base_offset))?;
                 let same = sent.print.same_but_for_time(print) && sent.seen.topic.may_be(&instance) && sent.seen.has_times_of(header);
                 same.then_some(&sent.seen)
             })
@@ -270,21 +223,11 @@ impl SentBatches {
 
     /// Forgets what was sent more than `age` ago.
     pub(super) fn forget(&mut self, now: Timestamp, age: Duration) {
-        while self.stored.front().is_some_and(|Stored { seen, .. }| now.since(seen.sent_at) > age) {
-            self.forget_oldest();
+        while self.stored.oldest().is_some_and(|stored| now.since(stored.seen.sent_at) > age) {
+            self.stored.forget_oldest();
         }
         while self.unacknowledged.iter().next().is_some_and(|(_, seen)| now.since(seen.sent_at) > age) {
             self.unacknowledged.remove_lru();
-        }
-    }
-}
-
-/// Sets the number that stands for a hash, in place of the one that is the same.
-fn latest(table: &mut HashTable<u64>, hash: u64, number: u64, same: impl Fn(u64) -> bool, rehash: impl Fn(u64) -> u64) {
-    match table.entry(hash, |known| same(*known), |known| rehash(*known)) {
-        Entry::Occupied(mut entry) => *entry.get_mut() = number,
-        Entry::Vacant(entry) => {
-            entry.insert(number);
         }
     }
 }
@@ -426,7 +369,6 @@ mod tests {
             let print = Fingerprint::of(TopicKey::of(&topic).unwrap(), 3, &anew);
             assert_eq!(table.find(&print, &anew, &operation, &topic).is_some(), offset >= 96, "{offset}");
         }
-        assert_eq!((table.stored.len(), table.prints.len(), table.places.len()), (4, 4, 4));
     }
 
     #[test]
@@ -442,8 +384,8 @@ mod tests {
         assert!(table.find(&print, &header, &operation, &topic).is_some());
         let (print, _, header, topic) = batch(0, 7);
         assert!(table.find(&print, &header, &operation, &topic).is_none());
-        assert!(table.is_taken(&print, 0, &operation, &topic));
+        assert_eq!(table.before(&print, 0, &operation, &topic), Before::OldTopic);
         table.forget(crate::telemetry::fixtures::at(60_000), Duration::from_secs(1));
-        assert_eq!((table.stored.len(), table.prints.len(), table.places.len()), (0, 0, 0));
+        assert!(table.stored.oldest().is_none());
     }
 }

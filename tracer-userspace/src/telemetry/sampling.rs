@@ -18,6 +18,8 @@ use crate::kafka::context::CarriedContext;
 /// Number of values that `R` can have.
 const VALUES: u64 = 1 << 56;
 const VENDOR: &str = "ot";
+/// Hexadecimal digits of a threshold.
+const DIGITS: u32 = 14;
 
 /// A threshold `T`: 0 keeps everything, 2^56 nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,8 +32,6 @@ impl Threshold {
     /// Of a probability, rounded to four significant hexadecimal digits as the specification's samplers do.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "kept within 0 and 2^56")]
     pub(super) fn from_probability(probability: f64) -> Self {
-        /// Digits of a threshold.
-        const DIGITS: u32 = 14;
         if probability.is_nan() || probability < 1.0 / VALUES as f64 {
             return Self::NONE;
         }
@@ -61,9 +61,8 @@ impl Threshold {
 
     /// `th:`'s value.
     fn digits(self) -> String {
-        let digits = format!("{:014x}", self.0);
-        let cut = digits.trim_end_matches('0');
-        if cut.is_empty() { "0".to_owned() } else { cut.to_owned() }
+        let cut = (self.0.trailing_zeros() / 4).min(DIGITS - 1);
+        format!("{:0width$x}", self.0 >> (4 * cut), width = (DIGITS - cut) as usize)
     }
 }
 

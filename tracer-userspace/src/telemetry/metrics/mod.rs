@@ -20,7 +20,7 @@ use opentelemetry_sdk::metrics::Temporality;
 use self::lag::{Lag, ServiceId};
 use self::service::{Series, Server, Service};
 pub use self::source::{HealthMeter, MetricSources, scope};
-use super::joins::{BatchSpan, FetchedSpans, Fetches, Fingerprint, Reader, SeenSend, SentBatches, TopicInstance, TopicKey};
+use super::joins::{BatchSpan, Before, FetchedSpans, Fetches, Fingerprint, Reader, SeenSend, SentBatches, TopicInstance, TopicKey};
 use super::semconv::{self, metric};
 use super::{HealthSnapshot, OperationName, ResourceKey, SentClock, error_type, is_fetch_failure};
 use crate::kafka::versions;
@@ -130,6 +130,9 @@ impl Metrics {
         self.lag.tick(now);
         self.sent.forget(now, JOIN_AGE);
         self.fetches.forget(now, JOIN_AGE);
+        for (_, service) in &mut self.services {
+            service.tick(now);
+        }
         while let Some((_, service)) = self.services.iter().next() {
             if now.since(service.last_used) < IDLE {
                 return;
@@ -176,7 +179,7 @@ impl Metrics {
             let print = Fingerprint::of(topic, sent.partition, &sent.header);
             let seen = SeenSend::new(sent, (TraceId::INVALID, SpanId::INVALID), false, false);
             match base_offset {
-                Some(base) if self.sent.stored(&print, base, operation, &sent.topic).is_some() => {}
+                Some(base) if self.sent.before(&print, base, operation, &sent.topic) == Before::SameBatch => {}
                 Some(base) => self.sent.insert_stored(print, base, seen),
                 None if matches!(sent.outcome, Outcome::Error(_)) => {}
                 None => self.sent.insert_unacknowledged(print, seen, sent.retry),
@@ -189,20 +192,19 @@ impl Metrics {
         let size = u64::from(sent.header.size_bytes);
         let Some(service) = self.service(operation) else { return };
         if let Some(series) = series {
-            let attributes = service.attributes(series);
+            let mut of = service.of(series);
             if let Some(took) = took {
-                service.duration.record(took.as_secs_f64(), &attributes);
+                of.value(took.as_secs_f64());
             }
-            service.sent.add(u64::from(sent.record_count), &attributes);
+            of.count(u64::from(sent.record_count));
         }
-        let attributes = service.attributes(batch);
-        service.batch_size.record(size, &attributes);
-        service.batch_records.record(u64::from(sent.record_count), &attributes);
+        let mut of = service.of(batch);
+        of.batch(size, u64::from(sent.record_count));
         if let (Some(uncompressed), false) = (sent.uncompressed_bytes, sent.header.codec == crate::observe::Codec::None)
             && size > 0
         {
             #[expect(clippy::cast_precision_loss, reason = "a ratio")]
-            service.batch_ratio.record(uncompressed as f64 / size as f64, &attributes);
+            of.value(uncompressed as f64 / size as f64);
         }
     }
 
@@ -230,21 +232,20 @@ impl Metrics {
         }
         let Some(service) = self.service(operation) else { return };
         if let Some(series) = series {
-            let attributes = service.attributes(series);
+            let mut of = service.of(series);
             if let Some(took) = took {
-                service.duration.record(took.as_secs_f64(), &attributes);
+                of.value(took.as_secs_f64());
             }
             if delivered > 0 {
-                service.consumed.add(u64::from(delivered), &attributes);
+                of.count(u64::from(delivered));
             }
         }
         if let Some((seconds, clock)) = end_to_end {
-            let attributes =
-                service.attributes(Series::EndToEnd { topic: fetched.topic.name.clone(), group: fetched.group.clone(), clock });
+            let mut of = service.of(Series::EndToEnd { topic: fetched.topic.name.clone(), group: fetched.group.clone(), clock });
             if seconds < 0.0 {
-                service.end_to_end_negative.add(1, &attributes);
+                of.count(1);
             } else {
-                service.end_to_end.record(seconds, &attributes);
+                of.value(seconds);
             }
         }
     }
@@ -293,8 +294,7 @@ impl Metrics {
         let delayed = Series::CommitDelay { topic: commit.topic.name.clone(), group: Arc::clone(&commit.group) };
         let Some(service) = self.service(operation) else { return };
         if let Some(delay) = delay {
-            let attributes = service.attributes(delayed);
-            service.commit_delay.record(delay.as_secs_f64(), &attributes);
+            service.of(delayed).value(delay.as_secs_f64());
         }
         let id = service.id;
         // A share group has no position to be behind of.
@@ -326,23 +326,20 @@ impl Metrics {
         let Some((first, last)) = operation.response else { return };
         let Some(service) = self.service(operation) else { return };
         if waits {
-            let attributes = service.attributes(Series::FetchWait { server: server.clone() });
-            service.fetch_wait.record(first.since(operation.request_last).as_secs_f64(), &attributes);
+            service.of(Series::FetchWait { server: server.clone() }).value(first.since(operation.request_last).as_secs_f64());
         }
         if operation.throttle_ms > 0 && side == Side::Client {
-            let attributes = service.attributes(Series::Throttle { api });
-            service.throttle.record(f64::from(operation.throttle_ms) / 1_000.0, &attributes);
+            service.of(Series::Throttle { api }).value(f64::from(operation.throttle_ms) / 1_000.0);
         }
-        let attributes = service.attributes(Series::Request { api, error: error_type(exchange.outcome), server, side });
-        service.request.record(last.since(operation.request_first).as_secs_f64(), &attributes);
+        let request = Series::Request { api, error: error_type(exchange.outcome), server, side };
+        service.of(request).value(last.since(operation.request_first).as_secs_f64());
     }
 
     fn record_duration(&mut self, operation: &Operation, series: Option<Series>, took: Option<Duration>) {
         if let (Some(series), Some(took)) = (series, took)
             && let Some(service) = self.service(operation)
         {
-            let attributes = service.attributes(series);
-            service.duration.record(took.as_secs_f64(), &attributes);
+            service.of(series).value(took.as_secs_f64());
         }
     }
 

@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hashlink::LruCache;
-use opentelemetry::metrics::{Counter, Histogram, Meter};
+use opentelemetry::metrics::{BoundCounter, BoundHistogram, Counter, Histogram, Meter};
 use opentelemetry::{KeyValue, StringValue};
+use opentelemetry_sdk::metrics::Temporality;
 
 use super::lag::{Lag, ServiceId};
 use super::source::Source;
@@ -23,6 +25,9 @@ const BYTES_BOUNDS: [f64; 11] =
     [128.0, 512.0, 1_024.0, 4_096.0, 16_384.0, 32_768.0, 65_536.0, 131_072.0, 262_144.0, 524_288.0, 1_048_576.0];
 const RECORDS_BOUNDS: [f64; 12] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0];
 const RATIO_BOUNDS: [f64; 10] = [0.9, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0];
+
+/// How long instruments stay bound, with delta temporality.
+const BOUND_FOR: Duration = Duration::from_mins(1);
 
 /// The broker, as metrics name it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -94,7 +99,7 @@ fn text(attributes: &mut Vec<KeyValue>, key: &'static str, value: Option<&Arc<st
 }
 
 impl Series {
-    fn attributes(&self) -> Arc<[KeyValue]> {
+    fn attributes(&self) -> Vec<KeyValue> {
         let mut all = Vec::with_capacity(9);
         match self {
             Self::Messaging { operation, topic, partition, group, server, error } => {
@@ -129,30 +134,125 @@ impl Series {
                 all.push(KeyValue::new(semconv::BATCH_CODEC, *codec));
             }
         }
-        all.into()
+        all
     }
 }
 
 /// The instruments of one service.
 #[derive(Debug)]
+struct Instruments {
+    duration: Histogram<f64>,
+    sent: Counter<u64>,
+    consumed: Counter<u64>,
+    end_to_end: Histogram<f64>,
+    end_to_end_negative: Counter<u64>,
+    commit_delay: Histogram<f64>,
+    fetch_wait: Histogram<f64>,
+    throttle: Histogram<f64>,
+    request: Histogram<f64>,
+    batch_size: Histogram<u64>,
+    batch_records: Histogram<u64>,
+    batch_ratio: Histogram<f64>,
+}
+
+impl Instruments {
+    fn new(meter: &Meter) -> Self {
+        Self {
+            duration: histogram(meter, metric::CLIENT_OPERATION_DURATION, &DURATION_BOUNDS),
+            sent: counter(meter, metric::CLIENT_SENT_MESSAGES),
+            consumed: counter(meter, metric::CLIENT_CONSUMED_MESSAGES),
+            end_to_end: histogram(meter, metric::END_TO_END_DURATION, &DELAY_BOUNDS),
+            end_to_end_negative: counter(meter, metric::END_TO_END_NEGATIVE),
+            commit_delay: histogram(meter, metric::COMMIT_DELAY, &DELAY_BOUNDS),
+            fetch_wait: histogram(meter, metric::FETCH_WAIT, &WAIT_BOUNDS),
+            throttle: histogram(meter, metric::THROTTLE, &WAIT_BOUNDS),
+            request: histogram(meter, metric::REQUEST_DURATION, &WAIT_BOUNDS),
+            batch_size: sizes(meter, metric::BATCH_SIZE, &BYTES_BOUNDS),
+            batch_records: sizes(meter, metric::BATCH_RECORDS, &RECORDS_BOUNDS),
+            batch_ratio: histogram(meter, metric::BATCH_COMPRESSION_RATIO, &RATIO_BOUNDS),
+        }
+    }
+
+    /// What [`Recorder::value`] of a series goes to.
+    const fn value_of(&self, series: &Series) -> &Histogram<f64> {
+        match series {
+            Series::Messaging { .. } => &self.duration,
+            Series::EndToEnd { .. } => &self.end_to_end,
+            Series::CommitDelay { .. } => &self.commit_delay,
+            Series::FetchWait { .. } => &self.fetch_wait,
+            Series::Throttle { .. } => &self.throttle,
+            Series::Request { .. } => &self.request,
+            Series::Batch { .. } => &self.batch_ratio,
+        }
+    }
+
+    /// What [`Recorder::count`] of a series goes to; those of which nothing is counted have none.
+    const fn count_of(&self, series: &Series) -> Option<&Counter<u64>> {
+        match series {
+            Series::Messaging { operation: OperationName::Send, .. } => Some(&self.sent),
+            Series::Messaging { .. } => Some(&self.consumed),
+            Series::EndToEnd { .. } => Some(&self.end_to_end_negative),
+            Series::CommitDelay { .. }
+            | Series::FetchWait { .. }
+            | Series::Throttle { .. }
+            | Series::Request { .. }
+            | Series::Batch { .. } => None,
+        }
+    }
+}
+
+/// The instruments of one series, each bound to its attributes when it is first used: what was never recorded has no point.
+#[derive(Debug)]
+struct Bound {
+    attributes: Vec<KeyValue>,
+    value: Option<BoundHistogram<f64>>,
+    count: Option<BoundCounter<u64>>,
+    sizes: Option<(BoundHistogram<u64>, BoundHistogram<u64>)>,
+}
+
+/// Records in one series.
+pub(super) struct Recorder<'a> {
+    instruments: &'a Instruments,
+    series: Series,
+    bound: &'a mut Bound,
+}
+
+impl Recorder<'_> {
+    /// A duration in seconds, or a batch's compression ratio.
+    pub(super) fn value(&mut self, value: f64) {
+        let Bound { attributes, value: bound, .. } = &mut *self.bound;
+        bound.get_or_insert_with(|| self.instruments.value_of(&self.series).bind(attributes)).record(value);
+    }
+
+    /// Messages that were sent or consumed, or batches that came before they were sent.
+    pub(super) fn count(&mut self, count: u64) {
+        let Bound { attributes, count: bound, .. } = &mut *self.bound;
+        if let Some(counter) = self.instruments.count_of(&self.series) {
+            bound.get_or_insert_with(|| counter.bind(attributes)).add(count);
+        }
+    }
+
+    /// How large a batch is on the wire, and how many records it has.
+    pub(super) fn batch(&mut self, bytes: u64, records: u64) {
+        let Bound { attributes, sizes: bound, .. } = &mut *self.bound;
+        let Instruments { batch_size, batch_records, .. } = self.instruments;
+        let (by_bytes, by_records) = bound.get_or_insert_with(|| (batch_size.bind(attributes), batch_records.bind(attributes)));
+        by_bytes.record(bytes);
+        by_records.record(records);
+    }
+}
+
+/// A service: what is counted of it.
+#[derive(Debug)]
 pub(super) struct Service {
     pub(super) source: Arc<Source>,
     pub(super) id: ServiceId,
     pub(super) last_used: Timestamp,
-    pub(super) duration: Histogram<f64>,
-    pub(super) sent: Counter<u64>,
-    pub(super) consumed: Counter<u64>,
-    pub(super) end_to_end: Histogram<f64>,
-    pub(super) end_to_end_negative: Counter<u64>,
-    pub(super) commit_delay: Histogram<f64>,
-    pub(super) fetch_wait: Histogram<f64>,
-    pub(super) throttle: Histogram<f64>,
-    pub(super) request: Histogram<f64>,
-    pub(super) batch_size: Histogram<u64>,
-    pub(super) batch_records: Histogram<u64>,
-    pub(super) batch_ratio: Histogram<f64>,
-    /// So that a recording makes no string.
-    series: LruCache<Series, Arc<[KeyValue]>>,
+    instruments: Instruments,
+    /// So that a recording makes no string, and looks nothing up in the SDK.
+    series: LruCache<Series, Bound>,
+    is_delta: bool,
+    bound_at: Timestamp,
 }
 
 impl Service {
@@ -161,32 +261,35 @@ impl Service {
         let meter = source.meter();
         lag.show(id, &meter);
         Self {
-            duration: histogram(&meter, metric::CLIENT_OPERATION_DURATION, &DURATION_BOUNDS),
-            sent: counter(&meter, metric::CLIENT_SENT_MESSAGES),
-            consumed: counter(&meter, metric::CLIENT_CONSUMED_MESSAGES),
-            end_to_end: histogram(&meter, metric::END_TO_END_DURATION, &DELAY_BOUNDS),
-            end_to_end_negative: counter(&meter, metric::END_TO_END_NEGATIVE),
-            commit_delay: histogram(&meter, metric::COMMIT_DELAY, &DELAY_BOUNDS),
-            fetch_wait: histogram(&meter, metric::FETCH_WAIT, &WAIT_BOUNDS),
-            throttle: histogram(&meter, metric::THROTTLE, &WAIT_BOUNDS),
-            request: histogram(&meter, metric::REQUEST_DURATION, &WAIT_BOUNDS),
-            batch_size: sizes(&meter, metric::BATCH_SIZE, &BYTES_BOUNDS),
-            batch_records: sizes(&meter, metric::BATCH_RECORDS, &RECORDS_BOUNDS),
-            batch_ratio: histogram(&meter, metric::BATCH_COMPRESSION_RATIO, &RATIO_BOUNDS),
+            instruments: Instruments::new(&meter),
             series: LruCache::new(settings.max_series.clamp(1, 4_096)),
+            is_delta: settings.temporality == Temporality::Delta,
+            bound_at: Timestamp::ZERO,
             last_used: Timestamp::ZERO,
             id,
             source,
         }
     }
 
-    pub(super) fn attributes(&mut self, series: Series) -> Arc<[KeyValue]> {
-        if let Some(attributes) = self.series.get(&series) {
-            return Arc::clone(attributes);
+    /// The recorder of a series.
+    pub(super) fn of(&mut self, series: Series) -> Recorder<'_> {
+        let Self { instruments, series: all, .. } = self;
+        // `entry` leaves room for one more than there may be.
+        while all.len() >= all.capacity() && !all.contains_key(&series) {
+            all.remove_lru();
         }
-        let attributes = series.attributes();
-        self.series.insert(series, Arc::clone(&attributes));
-        attributes
+        let new = || Bound { attributes: series.attributes(), value: None, count: None, sizes: None };
+        let bound = all.entry(series.clone()).or_insert_with(new);
+        Recorder { instruments, series, bound }
+    }
+
+    /// Lets time pass. With delta temporality the SDK forgets a series of which nothing came, but not one that is bound; and one that was
+    /// bound when there was no room stays among the overflow. So all are bound anew now and then.
+    pub(super) fn tick(&mut self, now: Timestamp) {
+        if self.is_delta && now.since(self.bound_at) > BOUND_FOR {
+            self.bound_at = now;
+            self.series.clear();
+        }
     }
 }
 

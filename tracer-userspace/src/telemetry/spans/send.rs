@@ -7,7 +7,7 @@ use super::split::{Own, split};
 use super::{Admission, Body, Identity, NoPlace, Telemetry, attributes, batch_attributes, ended_at, last_offset, link_to, link_to_ids};
 use super::{Place, record_span_id};
 use crate::observe::{Outcome, SentBatch};
-use crate::telemetry::joins::{Fingerprint, SeenSend, TopicKey};
+use crate::telemetry::joins::{Before, Fingerprint, SeenSend, TopicKey};
 use crate::telemetry::{Coordinates, FinishedSpan, Joined, OperationName, Summary, error_type, semconv};
 
 /// Which ids a batch's spans take.
@@ -96,18 +96,14 @@ impl Telemetry {
         });
         let primary = self.is_primary(operation.connection.side);
         let print = TopicKey::of(&sent.topic).map(|topic| Fingerprint::of(topic, sent.partition, &sent.header));
-        let answered_before = match (&print, base_offset) {
-            (Some(print), Some(base)) => self.sent.stored(print, base, operation, &sent.topic).is_some(),
-            _ => false,
-        };
-        let taken = match (&print, base_offset) {
-            (Some(print), Some(base)) => self.sent.is_taken(print, base, operation, &sent.topic),
-            _ => false,
+        let before = match (&print, base_offset) {
+            (Some(print), Some(base)) => self.sent.before(print, base, operation, &sent.topic),
+            _ => Before::Nothing,
         };
         let ids = match computed {
             Ok((place, ids)) if !primary => Ids::Beside(place, ids, Beside::Broker),
-            Ok((place, ids)) if answered_before => Ids::Beside(place, ids, Beside::Attempt),
-            Ok(_) if taken => Ids::Random((self.ids.trace_id(), self.ids.span_id()), NoPlace::Taken),
+            Ok((place, ids)) if before == Before::SameBatch => Ids::Beside(place, ids, Beside::Attempt),
+            Ok(_) if before == Before::OldTopic => Ids::Random((self.ids.trace_id(), self.ids.span_id()), NoPlace::Taken),
             Ok((place, ids)) => Ids::Computed(place, ids),
             Err(why) => Ids::Random((self.ids.trace_id(), self.ids.span_id()), why),
         };
@@ -119,7 +115,7 @@ impl Telemetry {
             };
             let seen = SeenSend::new(sent, own, has_batch_span, is_computed);
             match base_offset {
-                Some(_) if answered_before => {}
+                Some(_) if before == Before::SameBatch => {}
                 Some(base) => self.sent.insert_stored(print, base, seen),
                 None if may_be_stored(sent.outcome) => self.sent.insert_unacknowledged(print, seen, sent.retry),
                 None => {}
