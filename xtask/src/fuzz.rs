@@ -12,8 +12,22 @@ use crate::build::{self, Profile};
 use crate::{step, tools, workspace};
 
 /// The targets; `fuzz::TARGETS` and `fuzz::LIVE_TARGETS` have what they do.
-pub const TARGETS: [&str; 13] =
-    ["pcap", "frame", "line", "message", "records", "compression", "judge", "settings", "binary", "process", "events", "btf", "sockets"];
+pub const TARGETS: [&str; 14] = [
+    "pcap",
+    "frame",
+    "line",
+    "message",
+    "records",
+    "compression",
+    "judge",
+    "settings",
+    "binary",
+    "process",
+    "events",
+    "btf",
+    "sockets",
+    "lists",
+];
 
 /// What a compiler needs to be told for libFuzzer to see which way the code went. Sums that overflow, and broken
 /// assertions, are finds.

@@ -5,6 +5,8 @@ mod compression;
 mod frame;
 mod judge;
 mod line;
+#[cfg(feature = "live")]
+mod lists;
 mod message;
 mod pcap;
 mod process;
@@ -17,10 +19,11 @@ use crate::Target;
 
 /// Targets of the live sources.
 #[cfg(feature = "live")]
-pub const LIVE_TARGETS: [Target; 3] = [
+pub const LIVE_TARGETS: [Target; 4] = [
     Target { name: "events", max_bytes: 8 << 10, run: sources::events, seeds: sources::events_seeds },
     Target { name: "btf", max_bytes: 8 << 10, run: sources::btf, seeds: sources::btf_seeds },
     Target { name: "sockets", max_bytes: 1 << 10, run: sources::sockets, seeds: sources::sockets_seeds },
+    Target { name: "lists", max_bytes: 1 << 10, run: lists::run, seeds: lists::seeds },
 ];
 /// Targets of the live sources, which are not in this build.
 #[cfg(not(feature = "live"))]

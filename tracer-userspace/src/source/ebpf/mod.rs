@@ -17,6 +17,7 @@ mod owner;
 mod pace;
 pub mod packet;
 pub mod probe;
+mod procfs;
 pub mod socket;
 mod sources;
 pub mod tls;

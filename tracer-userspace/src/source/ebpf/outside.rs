@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use super::btf::Btf;
 use super::{owner, packet, socket, tls};
@@ -57,6 +58,31 @@ pub fn socket_line(line: &str) -> Option<(SocketAddr, SocketAddr, u64)> {
 /// The inode that the link of a descriptor names.
 pub fn socket_inode(target: &str) -> Option<u64> {
     owner::socket_inode(target)
+}
+
+/// A line of what a process has mapped: inode and path of a file with code, and the last part of the path.
+pub fn mapped(line: &str) -> Option<(u64, &str, &str)> {
+    tls::Mapped::parse(line).map(|mapped| (mapped.inode, mapped.path, mapped.name()))
+}
+
+/// Why nothing can be seen of a process's encrypted connections, as far as what it has mapped tells.
+pub fn opaque_reason(maps: &str) -> Option<&'static str> {
+    tls::by_libraries(maps)
+}
+
+/// When a process began, of its `/proc/PID/stat`.
+pub fn process_start(stat: &str) -> Option<u64> {
+    tls::started_of(stat)
+}
+
+/// Where a list of mounts has cgroup v2.
+pub fn cgroup2_mounts(mounts: &[u8]) -> Vec<PathBuf> {
+    packet::cgroup::cgroup2_mounts(mounts)
+}
+
+/// The probes of dead processes in a kernel's list of probes.
+pub fn stale_probes(list: &str) -> Vec<String> {
+    socket::stale_probes(list, &|_| true)
 }
 
 /// The number at a place of an event, as far as it goes.

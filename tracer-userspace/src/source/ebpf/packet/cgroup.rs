@@ -2,9 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -35,8 +37,8 @@ pub(in crate::source::ebpf) fn open_root(configured: Option<&Path>) -> Result<Ro
         let inode = inode(&directory).map_err(fail)?;
         return root_of(directory, path.to_owned(), inode);
     }
-    let mounts = std::fs::read_to_string("/proc/thread-self/mounts")
-        .map_err(|source| StartError::System { what: "read /proc/thread-self/mounts", source })?;
+    let mounts =
+        std::fs::read("/proc/thread-self/mounts").map_err(|source| StartError::System { what: "read /proc/thread-self/mounts", source })?;
     let mut foreign = None;
     for path in cgroup2_mounts(&mounts) {
         let Ok(directory) = File::open(&path).map(OwnedFd::from) else { continue };
@@ -71,34 +73,34 @@ fn mount_privately() -> io::Result<OwnedFd> {
 }
 
 /// Where `/proc/self/mounts` says that cgroup v2 is mounted, in its order.
-fn cgroup2_mounts(mounts: &str) -> Vec<PathBuf> {
+pub(in crate::source::ebpf) fn cgroup2_mounts(mounts: &[u8]) -> Vec<PathBuf> {
     mounts
-        .lines()
+        .split(|byte| *byte == b'\n')
         .filter_map(|line| {
-            let mut fields = line.split(' ');
+            let mut fields = line.split(|byte| *byte == b' ');
             let (_, place, kind) = (fields.next()?, fields.next()?, fields.next()?);
-            (kind == "cgroup2").then(|| PathBuf::from(unescape(place)))
+            (kind == b"cgroup2").then(|| PathBuf::from(OsString::from_vec(unescape(place))))
         })
         .collect()
 }
 
 /// Undoes the octal escapes of blanks, tabs, newlines and backslashes in a mount's place.
-fn unescape(place: &str) -> String {
-    let mut plain = String::with_capacity(place.len());
+fn unescape(place: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(place.len());
     let mut rest = place;
-    while let Some((before, after)) = rest.split_once('\\') {
-        plain.push_str(before);
-        let code = after.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        if let (Some(code), Some(behind)) = (code, after.get(3..)) {
-            plain.push(char::from(code));
-            rest = behind;
-        } else {
-            plain.push('\\');
-            rest = after;
-        }
+    while let Some((&byte, behind)) = rest.split_first() {
+        let code = behind.first_chunk().copied().filter(|_| byte == b'\\').and_then(octal);
+        plain.push(code.unwrap_or(byte));
+        rest = if code.is_some() { behind.get(3..).unwrap_or_default() } else { behind };
     }
-    plain.push_str(rest);
     plain
+}
+
+fn octal(digits: [u8; 3]) -> Option<u8> {
+    digits.iter().try_fold(0_u8, |code, digit| match digit {
+        b'0'..=b'7' => code.checked_mul(8)?.checked_add(digit - b'0'),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -119,13 +121,15 @@ mod tests {
             ("a file system that is named like it", "cgroup2 /mnt/x ext4 rw 0 0\n", vec![]),
             ("a line that is cut", "cgroup2 /sys/fs", vec![]),
         ] {
-            assert_eq!(cgroup2_mounts(mounts), wanted.into_iter().map(PathBuf::from).collect::<Vec<_>>(), "{name}");
+            assert_eq!(cgroup2_mounts(mounts.as_bytes()), wanted.into_iter().map(PathBuf::from).collect::<Vec<_>>(), "{name}");
         }
     }
 
     #[test]
     fn escapes_that_are_none_stay() {
-        assert_eq!(unescape("/a\\134b\\09"), "/a\\b\\09");
+        assert_eq!(unescape(b"/a\\134b\\09"), b"/a\\b\\09");
+        assert_eq!(unescape(b"\\777\\+12\\04"), b"\\777\\+12\\04", "no byte, no digit, too short");
+        assert_eq!(unescape(b"/caf\xe9\\040"), b"/caf\xe9 ", "a path is bytes");
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl<F: Read + Write + Seek> Lists<F> {
 }
 
 /// Group and name of each probe that aya made for a process that is gone: `p:kprobes/aya_1234_p_tcp_sendmsg_0x0_0 tcp_sendmsg+0`.
-fn probes(list: &str, is_gone: &impl Fn(u32) -> bool) -> Vec<String> {
+pub(in crate::source::ebpf) fn probes(list: &str, is_gone: &impl Fn(u32) -> bool) -> Vec<String> {
     let of_line = |line: &str| {
         let probe = line.split_once(':')?.1.split_whitespace().next()?;
         let pid = probe.split_once('/')?.1.strip_prefix("aya_")?.split('_').next()?.parse().ok()?;

@@ -34,6 +34,7 @@ use super::missed::Missed;
 use super::outside::{Taken, word};
 use super::{LiveSource, MISSED, Polled, RING_FULL, RunTime, SourceConfig, SourceCounts, SourceError, StartError};
 use crate::source::{CaptureEvent, SocketKey, Verdict};
+pub(super) use events::probes as stale_probes;
 use programs::Programs;
 use reader::Reader;
 use translate::Translator;

@@ -11,7 +11,6 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -25,10 +24,12 @@ use rustix::thread::CapabilitySet;
 use tracing::{debug, info, warn};
 
 use super::library::{Library, look_into};
+use super::mapped::{self, Mapped};
 use super::programs::{self, Link};
 use super::{TlsConfig, opaque};
 use crate::privileges;
 use crate::source::ebpf::owner;
+use crate::source::ebpf::procfs::lossy;
 
 /// How often sockets are listed.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -332,7 +333,7 @@ impl Discovery {
             last_wanted: now,
         });
         process.last_wanted = now;
-        let Ok(maps) = fs::read_to_string(format!("/proc/{pid}/maps")) else { return };
+        let Ok(maps) = mapped::list(pid) else { return };
         for mapped in maps.lines().filter_map(Mapped::parse) {
             let Some(process) = self.processes.get_mut(&pid) else { return };
             if !process.files.insert((mapped.device.to_owned(), mapped.inode)) {
@@ -412,7 +413,7 @@ impl Discovery {
         }
         let reason = opaque::reason(pid);
         self.tell(pid, reason);
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let name = lossy(format!("/proc/{pid}/comm")).unwrap_or_default();
         let name = name.trim_end();
         if reason == "jdk" {
             info!(
@@ -499,47 +500,13 @@ fn attach(ebpf: &mut Ebpf, library: &Library, file: &File, pid: Option<NonZeroU3
     (links, None)
 }
 
-/// A file with code in it that a process has mapped.
-struct Mapped<'a> {
-    range: &'a str,
-    device: &'a str,
-    inode: u64,
-    path: &'a str,
-}
-
-impl<'a> Mapped<'a> {
-    /// A line of `/proc/PID/maps`: range, rights, offset, device, inode, path.
-    fn parse(line: &'a str) -> Option<Self> {
-        let mut rest = line;
-        let mut field = || {
-            let (field, after) = rest.trim_start_matches(' ').split_once(' ')?;
-            rest = after;
-            Some(field)
-        };
-        let (range, rights, _, device, inode) = (field()?, field()?, field()?, field()?, field()?);
-        let path = rest.trim_start_matches(' ');
-        let inode = inode.parse().ok().filter(|&inode| inode != 0)?;
-        (rights.contains('x') && path.starts_with('/')).then_some(Self { range, device, inode, path })
-    }
-
-    fn name(&self) -> &'a str {
-        let path = self.path.strip_suffix(" (deleted)").unwrap_or(self.path);
-        path.rsplit('/').next().unwrap_or(path)
-    }
-
-    /// Opens the file that is mapped, whatever has its name by now; where that is not allowed, what has its name in the process's own
-    /// mounts. Was the file replaced, its name ends in a word that no file has.
-    fn open(&self, pid: u32) -> Option<File> {
-        // A device could wait, or do something, when it is opened.
-        let regular = |path: PathBuf| fs::metadata(&path).ok().filter(fs::Metadata::is_file).and_then(|_| File::open(path).ok());
-        regular(PathBuf::from(format!("/proc/{pid}/map_files/{}", self.range)))
-            .or_else(|| regular(PathBuf::from(format!("/proc/{pid}/root{}", self.path))))
-    }
-}
-
 /// When a process began, in ticks since the host did. None once it is gone.
 fn started(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    started_of(&lossy(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The same, of what the kernel says of it: the process has named itself as it likes.
+pub(in crate::source::ebpf) fn started_of(stat: &str) -> Option<u64> {
     let (_, after) = stat.rsplit_once(')')?;
     let mut fields = after.split_ascii_whitespace();
     // A process that is dead and not yet waited for maps nothing any more.
@@ -572,27 +539,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mapped_code_is_read_from_the_kernels_list() {
-        let line = "7f1c2a400000-7f1c2a4a5000 r-xp 0001f000 fe:00 393243                     /usr/lib/x86_64-linux-gnu/libssl.so.3";
-        let mapped = Mapped::parse(line).unwrap();
-        assert_eq!((mapped.range, mapped.device, mapped.inode), ("7f1c2a400000-7f1c2a4a5000", "fe:00", 393_243));
-        assert_eq!((mapped.path, mapped.name()), ("/usr/lib/x86_64-linux-gnu/libssl.so.3", "libssl.so.3"));
-        let replaced = Mapped::parse("7f00-7f01 r-xp 0 fe:00 9 /opt/a b/libssl.so.3 (deleted)").unwrap();
-        assert_eq!((replaced.path, replaced.name()), ("/opt/a b/libssl.so.3 (deleted)", "libssl.so.3"));
-        for other in [
-            "7f00-7f01 r--p 00000000 fe:00 393243 /usr/lib/libssl.so.3",
-            "7f00-7f01 r-xp 00000000 00:00 0 [vdso]",
-            "7f00-7f01 rwxp 00000000 00:00 0 ",
-            "",
-            "7f00-7f01",
-        ] {
-            assert!(Mapped::parse(other).is_none(), "{other}");
-        }
-    }
-
-    #[test]
     fn a_process_has_a_beginning_while_it_is_there() {
         assert!(started(std::process::id()).is_some());
         assert_eq!(started(u32::MAX), None);
+        let rest = "S 1 7 7 0 -1 4194304 0 0 0 0 0 0 0 0 20 0 1 0 8100 0 0";
+        assert_eq!(started_of(&format!("7 (a) b\u{fffd}) {rest}")), Some(8_100), "a name may hold anything");
+        assert_eq!(started_of(&format!("7 (a) {}", rest.replace('S', "Z"))), None);
     }
 }

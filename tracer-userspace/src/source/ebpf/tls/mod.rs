@@ -8,6 +8,7 @@
 
 mod discover;
 mod library;
+mod mapped;
 mod opaque;
 mod proc;
 mod programs;
@@ -39,7 +40,10 @@ use super::probe::Support;
 use super::{LiveSource, MISSED, Polled, RING_FULL, RunTime, SourceCounts, SourceError, StartError};
 use crate::privileges::OBSERVING;
 use crate::source::{CaptureEvent, SocketKey, Verdict};
+pub(super) use discover::started_of;
 use discover::{Order, Shared};
+pub(super) use mapped::Mapped;
+pub(super) use opaque::by_libraries;
 pub(crate) use programs::object;
 pub(crate) use rights::may_attach;
 use translate::{Note, Translator};

@@ -2,8 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
+
+use super::mapped;
 
 /// The most of a program that is searched.
 const MAX_PROGRAM_BYTES: u64 = 256 << 20;
@@ -16,7 +18,7 @@ const RUSTLS: [&[u8]; 2] = [b"/rustls-0.", b"/rustls/src/"];
 
 /// The word to count by.
 pub(super) fn reason(pid: u32) -> &'static str {
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let maps = mapped::list(pid).unwrap_or_default();
     if let Some(reason) = by_libraries(&maps) {
         return reason;
     }
@@ -24,7 +26,8 @@ pub(super) fn reason(pid: u32) -> &'static str {
     if has_rustls.unwrap_or(false) { "rustls" } else { "no_symbols" }
 }
 
-fn by_libraries(maps: &str) -> Option<&'static str> {
+/// The same, as far as what a process has mapped tells.
+pub(in crate::source::ebpf) fn by_libraries(maps: &str) -> Option<&'static str> {
     let has = |name: &str| maps.lines().any(|line| line.rsplit_once('/').is_some_and(|(_, file)| file.starts_with(name)));
     // A Java program may have loaded any library; its connections are Java's.
     if has("libjvm.so") {
