@@ -5,7 +5,8 @@
 //! against decoding by the crate `kafka-protocol` with its own decompressors (lz4 and zstd are C).
 //!
 //! "walk" is batches, headers and every record; "contexts" also looks for a trace context in every record. "inflate" is the
-//! part of it that is decompression. Of lz4, "in C" is the same by the library that the crate uses, and "follow" what it takes to
+//! part of it that is decompression. "auto" is "contexts" over the batches of a topic whose records carry no context, which the default
+//! (`headers: auto`) leaves compressed but for one in 64. Of lz4, "in C" is the same by the library that the crate uses, and "follow" what it takes to
 //! go from one sequence of a block to the next without writing a byte of output: where a record begins is not known with less.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run says so")]
@@ -29,6 +30,8 @@ const ROUNDS: usize = 15;
 const TOTAL_BYTES: usize = 32 << 20;
 /// Records of one batch: what a producer with 16 KiB of `batch.size`, or 1 MiB for large records, makes of them.
 const BATCH_BYTES: usize = 64 << 10;
+/// Of the compressed batches of a topic without contexts, one in so many is looked into.
+const LEFT_COMPRESSED: usize = 64;
 const TRACEPARENT: &[u8] = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 fn main() {
@@ -37,8 +40,20 @@ fn main() {
     }
     println!("{TOTAL_BYTES} bytes of records, batches of about {BATCH_BYTES}, median of {ROUNDS} rounds, ns and ratios per record");
     println!(
-        "{:<32} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>10}",
-        "input", "shrinks", "walk", "contexts", "inflate", "in C", "follow", "crate", "GB/s", "/ memcpy", "crate / us"
+        "{:<32} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>10} {:>12}",
+        "input",
+        "shrinks",
+        "walk",
+        "contexts",
+        "auto",
+        "inflate",
+        "in C",
+        "follow",
+        "crate",
+        "GB/s",
+        "/ memcpy",
+        "crate / us",
+        "crate / auto"
     );
     for value_bytes in [100, 1_024, 10_240] {
         for traced in [false, true] {
@@ -68,10 +83,13 @@ fn measure(value_bytes: usize, values: Values, traced: bool, codec: u8) {
     let mut scratch = Scratch::default();
     let propagators = Propagators::default();
     let mut copy = vec![0_u8; input.bytes.len()];
-    let (mut walks, mut contexts, mut copies, mut crates) = (vec![], vec![], vec![], vec![]);
+    let (mut walks, mut contexts, mut autos, mut copies, mut crates) = (vec![], vec![], vec![], vec![], vec![]);
     for _ in 0..ROUNDS {
-        walks.push(timed(|| assert_eq!(walk(&input.bytes, &mut scratch, None), input.records)));
-        contexts.push(timed(|| assert_eq!(walk(&input.bytes, &mut scratch, Some(&propagators)), input.records)));
+        walks.push(timed(|| assert_eq!(walk(&input.bytes, &mut scratch, None, 1), input.records)));
+        contexts.push(timed(|| assert_eq!(walk(&input.bytes, &mut scratch, Some(&propagators), 1), input.records)));
+        if codec > 0 && !traced {
+            autos.push(timed(|| assert!(walk(&input.bytes, &mut scratch, Some(&propagators), LEFT_COMPRESSED) > 0)));
+        }
         copies.push(timed(|| black_box(&mut copy[..]).copy_from_slice(black_box(&input.bytes))));
     }
     let bytes = bytes::Bytes::copy_from_slice(&input.bytes);
@@ -97,12 +115,14 @@ fn measure(value_bytes: usize, values: Values, traced: bool, codec: u8) {
     #[expect(clippy::cast_precision_loss, reason = "figures to look at")]
     let (records, plain_bytes, bytes) = (input.records as f64, input.plain_bytes as f64, input.bytes.len() as f64);
     let each = |times: Vec<Duration>| if times.is_empty() { "-".to_owned() } else { format!("{:.1}", median(times) * 1e9 / records) };
+    let of_auto = if autos.is_empty() { "-".to_owned() } else { format!("{:.1}", other / median(autos.clone())) };
     println!(
-        "{:<32} {:>8.2} {:>8.1} {:>8.1} {:>8} {:>8} {:>8} {:>8.1} {:>8.2} {:>8.2} {:>10.1}",
+        "{:<32} {:>8.2} {:>8.1} {:>8.1} {:>8} {:>8} {:>8} {:>8} {:>8.1} {:>8.2} {:>8.2} {:>10.1} {:>12}",
         input.name,
         plain_bytes / bytes,
         walk * 1e9 / records,
         contexts * 1e9 / records,
+        each(autos),
         each(inflates),
         each(in_c),
         each(follows),
@@ -110,6 +130,7 @@ fn measure(value_bytes: usize, values: Values, traced: bool, codec: u8) {
         plain_bytes / contexts / 1e9,
         walk / copy,
         other / contexts,
+        of_auto,
     );
 }
 
@@ -220,11 +241,15 @@ fn median(mut times: Vec<Duration>) -> f64 {
     times.get(times.len() / 2).unwrap().as_secs_f64()
 }
 
-/// Walks all records, with their contexts where propagators are given; returns how many there were.
-fn walk(bytes: &[u8], scratch: &mut Scratch, propagators: Option<&Propagators>) -> usize {
+/// Walks all records of one in so many batches, with their contexts where propagators are given; returns how many there were.
+fn walk(bytes: &[u8], scratch: &mut Scratch, propagators: Option<&Propagators>, one_in: usize) -> usize {
     let mut count = 0;
-    for item in batches(Payload::whole(black_box(bytes)), Origin::Fetch) {
+    for (index, item) in batches(Payload::whole(black_box(bytes)), Origin::Fetch).enumerate() {
         let Item::Batch(batch) = item else { panic!("{item:?}") };
+        black_box(&batch);
+        if !index.is_multiple_of(one_in) {
+            continue;
+        }
         for record in batch.records(scratch, Limits::default()).unwrap() {
             let record = record.unwrap();
             black_box(&record);
