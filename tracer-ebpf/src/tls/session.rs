@@ -80,17 +80,25 @@ pub(crate) fn get<'a>(key: &SessionKey) -> Option<&'a mut Session> {
     }
 }
 
-/// Whether connections between these ports are known for Kafka.
+/// Whether connections between these ports are known for Kafka. Both rules are put together before one is looked at: kernels before 6.3 refuse
+/// a program that carries along the value of a rule that is not there.
 #[inline(always)]
 pub(crate) fn rules(local_port: u16, peer_port: u16) -> Option<PortRule> {
-    // SAFETY: values are plain numbers, read once.
-    #[expect(unsafe_code, reason = "a map lookup")]
-    let rules = unsafe { (PORTS.get(u32::from(local_port)).copied(), PORTS.get(u32::from(peer_port)).copied()) };
-    let (local, peer) = (rules.0.unwrap_or(0), rules.1.unwrap_or(0));
-    if local == PortRule::Exclude as u32 || peer == PortRule::Exclude as u32 {
+    let rules = rule(local_port) | rule(peer_port);
+    if rules & PortRule::Exclude as u32 != 0 {
         return Some(PortRule::Exclude);
     }
-    (local == PortRule::Force as u32 || peer == PortRule::Force as u32).then_some(PortRule::Force)
+    (rules & PortRule::Force as u32 != 0).then_some(PortRule::Force)
+}
+
+#[inline(always)]
+fn rule(port: u16) -> u32 {
+    // SAFETY: the value is a plain number, read once.
+    #[expect(unsafe_code, reason = "a map lookup")]
+    match unsafe { PORTS.get(u32::from(port)) } {
+        Some(rule) => *rule,
+        None => 0,
+    }
 }
 
 /// Looks for the session's socket. A session whose object stands on another socket than before is another session: its bytes begin anew.

@@ -99,9 +99,12 @@ pub(super) struct Link {
     id: UProbeLinkId,
 }
 
-/// The compiled-in object. Without the programs that say who connects, connections are found by listing sockets.
+/// What can be done without: connections are found by listing sockets, too, and most sessions say theirs.
+const OPTIONAL: [&str; 4] = [CONNECT_PROGRAMS[0], CONNECT_PROGRAMS[1], SOCKET_PROGRAMS[0].0, SOCKET_PROGRAMS[1].0];
+
+/// The compiled-in object.
 pub(crate) fn object() -> Object {
-    Object { name: "tls", source: SourceKind::Tls, bytes: OBJECT, optional: &CONNECT_PROGRAMS }
+    Object { name: "tls", source: SourceKind::Tls, bytes: OBJECT, optional: &OPTIONAL }
 }
 
 /// Names of all programs.
@@ -128,7 +131,10 @@ pub(super) fn load(wanted_ring_bytes: u32) -> Result<Ebpf, StartError> {
         uprobe(&mut ebpf, name)?.load().map_err(|error| load::refused(name, error))?;
     }
     for (name, _) in SOCKET_PROGRAMS {
-        tracepoint(&mut ebpf, name)?.load().map_err(|error| load::refused(name, error))?;
+        // It is told when they are to be attached.
+        if let Err(error) = tracepoint(&mut ebpf, name)?.load() {
+            tracing::debug!(error = load::chain(&load::refused(name, error)), "What threads do with sockets is not seen.");
+        }
     }
     let go_on = uprobe(&mut ebpf, GO_ON)?.fd().map_err(|error| load::refused(GO_ON, error))?.try_clone();
     let go_on = go_on.map_err(|source| StartError::System { what: "copy a program's descriptor", source })?;
