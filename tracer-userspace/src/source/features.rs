@@ -114,6 +114,8 @@ pub enum Feature {
     CgroupMemory,
     /// Maps that can be used by whoever holds them, without `CAP_BPF`.
     HeldMaps,
+    /// Tracepoints for what calls on sockets moved.
+    SocketLengths,
 }
 
 /// A row of the table: what a feature is called, since when it is there, what it needs and what it is for.
@@ -138,7 +140,7 @@ pub struct Row {
 use SourceKind::{Packet, Socket, Tls};
 
 /// All features, oldest first.
-pub static TABLE: [Row; 18] = [
+pub static TABLE: [Row; 19] = [
     Row {
         feature: Feature::Kprobes,
         name: "kprobes",
@@ -200,7 +202,7 @@ pub static TABLE: [Row; 18] = [
         since: KernelVersion::new(4, 17),
         config: &["CONFIG_UPROBE_EVENTS"],
         needed_by: &[],
-        purpose: "probes end with the process; before, tracefs must be mounted, and entries of a killed tracer are removed at the next start",
+        purpose: "probes end with the process; before, they are lines in tracefs, which is mounted for the tracer alone where it is not, and those of a killed tracer are removed at the next start",
     },
     Row {
         feature: Feature::CgroupConnect,
@@ -300,6 +302,15 @@ pub static TABLE: [Row; 18] = [
         config: &[],
         needed_by: &[],
         purpose: "maps are used by whoever holds them, so CAP_BPF is given up after the start",
+    },
+    Row {
+        feature: Feature::SocketLengths,
+        name: "socket_lengths",
+        title: "lengths of socket calls",
+        since: KernelVersion::new(6, 3),
+        config: &["CONFIG_BPF_EVENTS"],
+        needed_by: &[],
+        purpose: "`tls` finds the sockets of sessions over memory (Node.js, asyncio) by what their threads do; without, such sessions are counted as `untied`",
     },
 ];
 

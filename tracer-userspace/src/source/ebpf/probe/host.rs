@@ -3,31 +3,18 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{Finding, State, Support};
-use crate::source::ebpf::tls;
+use crate::source::ebpf::{socket, tls};
 use crate::source::features::{Feature, KernelVersion};
 
 /// Inodes of the namespaces that the kernel starts with (`include/linux/proc_ns.h`).
 const FIRST_CGROUP_NAMESPACE: u64 = 0xefff_fffb;
 const FIRST_PID_NAMESPACE: u64 = 0xefff_fffc;
 
-/// Where tracefs is mounted, as it is or as a part of debugfs.
-pub(super) fn tracefs() -> Option<PathBuf> {
-    mounted(&fs::read_to_string("/proc/thread-self/mounts").ok()?)
-}
-
-fn mounted(mounts: &str) -> Option<PathBuf> {
-    let place = |kind: &str| {
-        mounts.lines().find_map(|line| {
-            let mut fields = line.split(' ');
-            let (_, place, found) = (fields.next()?, fields.next()?, fields.next()?);
-            (found == kind).then(|| PathBuf::from(place))
-        })
-    };
-    place("tracefs").or_else(|| place("debugfs").map(|debugfs| debugfs.join("tracing")))
-}
+/// The list in tracefs through which kprobes are made where the kernel has no other way.
+const KPROBES: &str = "kprobe_events";
 
 /// All of it.
 pub(super) fn findings(kernel: Option<KernelVersion>) -> Vec<Finding> {
@@ -85,16 +72,24 @@ fn jit() -> Finding {
 }
 
 fn trace_file_system(kernel: Option<KernelVersion>) -> Finding {
-    let found = tracefs();
     let needed = kernel.is_some_and(|version| version < Feature::ProbeEvents.row().since);
-    match found {
-        Some(path) => Finding::ok("tracefs", "tracefs", path.display().to_string()),
-        None if needed => Finding::ok("tracefs", "tracefs", "not mounted").but(
-            State::Missing,
-            "before Linux 4.17 probes are made through it: neither `socket` nor `tls` can run",
-            "mount -t tracefs tracefs /sys/kernel/tracing",
-        ),
-        None => Finding::ok("tracefs", "tracefs", "not mounted, and not needed from Linux 4.17 on"),
+    let finding = |found: String| Finding::ok("tracefs", "tracefs", found);
+    let effect = "before Linux 4.17 probes are made through it: `socket` cannot run";
+    match (socket::place_of(KPROBES), needed) {
+        (Ok(Some(place)), _) => finding(place.display().to_string()),
+        (Err(error), true) => finding(format!("not known: {error}")).but(State::Unknown, effect, ""),
+        (Err(_) | Ok(None), false) => finding("not seen, and not needed from Linux 4.17 on".to_owned()),
+        (Ok(None), true) => match socket::can_be_mounted(KPROBES) {
+            Ok(true) => finding("not mounted; `socket` mounts it for itself".to_owned()),
+            Ok(false) => {
+                let remedy = "use a kernel that was built with CONFIG_KPROBE_EVENTS";
+                finding("it has no list of kprobes".to_owned()).but(State::Missing, effect, remedy)
+            }
+            Err(error) => {
+                let remedy = "mount -t tracefs tracefs /sys/kernel/tracing";
+                finding(format!("not mounted, and cannot be: {error}")).but(State::Missing, effect, remedy)
+            }
+        },
     }
 }
 
@@ -191,19 +186,6 @@ fn number(path: &str) -> std::io::Result<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tracefs_is_found_wherever_it_is_mounted() {
-        for (mounts, wanted) in [
-            ("tracefs /sys/kernel/tracing tracefs rw 0 0\n", Some("/sys/kernel/tracing")),
-            ("debugfs /sys/kernel/debug debugfs rw 0 0\n", Some("/sys/kernel/debug/tracing")),
-            ("debugfs /d debugfs rw 0 0\nt /d/tracing tracefs rw 0 0\n", Some("/d/tracing")),
-            ("proc /proc proc rw 0 0\n", None),
-            ("tracefs", None),
-        ] {
-            assert_eq!(mounted(mounts), wanted.map(PathBuf::from), "{mounts}");
-        }
-    }
 
     #[test]
     fn the_first_namespaces_are_those_of_the_kernels_headers() {

@@ -1,6 +1,7 @@
 //! What the kernel can do, found out by trying it.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 
 use aya::maps::{Array, MapType};
@@ -8,6 +9,7 @@ use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported};
 use rustix::thread::CapabilitySet;
 
+use crate::source::ebpf::socket;
 use crate::source::features::{Feature, KernelVersion, Row, TABLE};
 
 /// Why most things cannot be tried.
@@ -56,7 +58,20 @@ fn feature(feature: Feature) -> Support {
         // The kernel has no word for it; this helper came with it, which is how libbpf tells (`probe_memcg_account`).
         Feature::CgroupMemory => helper(ProgramType::SocketFilter, BpfHelper::BPF_FUNC_ktime_get_coarse_ns),
         Feature::HeldMaps => held_maps(),
+        Feature::SocketLengths => socket_lengths().map_or_else(unknown_file, Support::from),
     }
+}
+
+/// Whether the kernel has the tracepoints, by the function that each of them is compiled into: no file system but /proc has to be mounted for it.
+fn socket_lengths() -> io::Result<bool> {
+    const FUNCTION: &str = "__traceiter_sock_recv_length";
+    let symbols = BufReader::new(File::open("/proc/kallsyms")?);
+    for line in symbols.lines() {
+        if line?.split_whitespace().nth(2) == Some(FUNCTION) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn map(kind: MapType) -> Support {
@@ -87,11 +102,15 @@ fn probe_kind(device: &str, events: &str, kind: ProgramType) -> Support {
         if has_devices && devices.exists() {
             return Support::No;
         }
-        match super::host::tracefs().map(|tracefs| tracefs.join(events).try_exists()) {
-            Some(Ok(true)) => {}
-            Some(Ok(false)) => return Support::No,
-            Some(Err(error)) => return Support::Unknown(format!("tracefs cannot be read: {error}")),
-            None => return Support::Unknown("tracefs is not mounted".to_owned()),
+        match socket::place_of(events) {
+            Ok(Some(_)) => {}
+            Err(error) => return Support::Unknown(format!("tracefs cannot be read: {error}")),
+            // The source mounts it for itself.
+            Ok(None) => match socket::can_be_mounted(events) {
+                Ok(true) => {}
+                Ok(false) => return Support::No,
+                Err(error) => return Support::Unknown(format!("tracefs is not mounted, and cannot be: {error}")),
+            },
         }
     }
     program(kind)
@@ -116,6 +135,12 @@ fn last_capability() -> io::Result<u32> {
 
 /// Whether a map that is held can be read without the right to make it: tried in a thread of its own, since rights belong to threads.
 pub(in crate::source::ebpf) fn held_maps() -> Support {
+    // Older kernels ask for rights, or let everybody in as long as a setting says so, which can change while the tracer runs.
+    let is_older = KernelVersion::running().is_some_and(|kernel| kernel < Feature::HeldMaps.row().since);
+    let lets_in = std::fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled");
+    if is_older && lets_in.is_ok_and(|setting| setting.trim() == "0") {
+        return Support::No;
+    }
     let try_it = || {
         let array = Array::<_, u32>::create(1, 0).map_err(|error| match error {
             aya::maps::MapError::CreateError { io_error, .. } => io_error,

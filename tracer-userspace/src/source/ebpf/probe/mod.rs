@@ -167,6 +167,10 @@ fn hindrances(report: &Report, source: SourceKind) -> Vec<String> {
     } else if report.host.iter().any(|finding| finding.name == "lockdown" && finding.state == State::Limited) {
         why.push("the kernel is locked down: programs may not read its memory".to_owned());
     }
+    let tracefs = report.host.iter().find(|finding| finding.name == "tracefs" && finding.state == State::Missing);
+    if let Some(tracefs) = tracefs.filter(|_| source == SourceKind::Socket) {
+        why.push(tracefs.effect.clone());
+    }
     // What follows from missing rights or features is told already.
     if why.is_empty() {
         let objects = || report.objects.iter().filter(|object| object.source == source);

@@ -16,7 +16,38 @@ const LISTS: [&str; 2] = ["kprobe_events", "uprobe_events"];
 
 /// Where the lists are, for a process that can see them.
 pub(super) fn place() -> Option<PathBuf> {
-    PLACES.iter().map(Path::new).find(|place| place.join(LISTS[0]).exists()).map(Path::to_owned)
+    place_of(LISTS[0]).ok().flatten()
+}
+
+/// Where a list is, if it is mounted in one of the places in which it is looked for.
+///
+/// # Errors
+/// If this process may not look there.
+pub(in crate::source::ebpf) fn place_of(list: &str) -> io::Result<Option<PathBuf>> {
+    let mut refused = None;
+    for place in PLACES.map(Path::new) {
+        match place.join(list).try_exists() {
+            Ok(true) => return Ok(Some(place.to_owned())),
+            Ok(false) => {}
+            Err(error) => refused = Some(error),
+        }
+    }
+    refused.map_or(Ok(None), Err)
+}
+
+/// Whether a list can be had by mounting it privately, tried in a thread of its own.
+///
+/// # Errors
+/// If mounting is not allowed, or the kernel has no such lists.
+pub(in crate::source::ebpf) fn can_be_mounted(list: &str) -> io::Result<bool> {
+    let tried = std::thread::scope(|scope| {
+        let trying = scope.spawn(|| -> io::Result<bool> {
+            mount_privately()?;
+            Path::new(PLACES[0]).join(list).try_exists()
+        });
+        trying.join()
+    });
+    tried.unwrap_or_else(|_| Err(io::Error::other("the thread that tried it ended")))
 }
 
 /// Mounts the lists for the calling thread and what it starts, and for nobody else.

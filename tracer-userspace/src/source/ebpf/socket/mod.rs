@@ -25,6 +25,7 @@ use tracer_common::limits;
 use tracer_common::socket::State;
 use tracer_common::verdict;
 
+pub(super) use events::{can_be_mounted, place_of};
 pub(super) use programs::objects;
 
 use super::cells::{self, Cells};
@@ -85,8 +86,16 @@ impl SocketSource {
 
     fn start_here(config: &SourceConfig) -> Result<Self, StartError> {
         let known = layout::find().map_err(|error| StartError::Layout { reason: error.to_string() })?;
-        let with_ring = programs::has_ring() && !config.perf_buffers;
-        let mut programs = Programs::load(config, with_ring)?;
+        let mut with_ring = programs::has_ring() && !config.perf_buffers;
+        let loaded = Programs::load(config, with_ring).or_else(|error| match error {
+            StartError::Map { .. } if with_ring => {
+                tracing::warn!(%error, "The kernel refuses the ring, or what goes with it: events come through a buffer for each CPU instead.");
+                with_ring = false;
+                Programs::load(config, false)
+            }
+            error => Err(error),
+        });
+        let mut programs = loaded?;
         let ebpf = programs.ebpf.as_mut().ok_or(StartError::Object { what: "program" })?;
         let in_kernel = Config {
             epoch: 0,
