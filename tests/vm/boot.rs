@@ -1,5 +1,7 @@
 //! What an init does: file systems, the loopback interface.
 
+#![forbid(unsafe_code)]
+
 use std::fs;
 use std::os::fd::OwnedFd;
 
@@ -28,6 +30,8 @@ pub(crate) fn prepare(cgroups: Cgroups) -> Result<()> {
     fs::create_dir_all("/mnt/ramfs")?;
     mount_at("ramfs", "ramfs", "/mnt/ramfs", "")?;
     mount_cgroups(cgroups)?;
+    // Of its log nothing may be left out.
+    fs::write("/proc/sys/kernel/printk_ratelimit", "0").context("cannot have the kernel log everything")?;
     loopback_up().context("cannot bring the loopback interface up")
 }
 

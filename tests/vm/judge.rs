@@ -1,5 +1,7 @@
 //! A daemon looks while a capture is played; its listing is held against the truth.
 
+#![forbid(unsafe_code)]
+
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
@@ -10,7 +12,10 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::programs::loaded_programs;
 use rustix::process::{Pid, Signal, kill_process};
 use tests::truth::{Replayed, differences};
-use xtask::vm::plan::{Loaded, Manner, Play};
+use xtask::vm::plan::{Loaded, Manner, Older, Play, Way};
+
+use crate::kernel_log::KernelLog;
+use crate::older::{self, Hidden};
 
 /// How long a daemon may take to start, and to end.
 const START: Duration = Duration::from_mins(1);
@@ -21,6 +26,8 @@ const PLAY: Duration = Duration::from_mins(2);
 const MEMORY_SWING_KIB: u64 = 24 << 10;
 /// Differences that are told of one play.
 const SHOWN: usize = 8;
+/// What the daemon says where it cannot see packets and sees calls instead.
+const INSTEAD: &str = "connections are seen at their sockets instead";
 /// What the daemon says once it sees everything.
 const READY: &str = "Capturing the Kafka connections";
 
@@ -29,7 +36,8 @@ pub(crate) fn play(play: &Play) -> Result<Vec<String>> {
     let capture = PathBuf::from("/corpus").join(format!("{}.pcap", play.capture));
     let truth: serde_json::Value = serde_json::from_slice(&std::fs::read(capture.with_extension("json")).context("the truth")?)?;
     let begun_ns = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos())?;
-    let daemons = (0..play.daemons).map(|_| Daemon::start(&play.tracer, &play.source, play.ports.as_deref()));
+    let mut log = KernelLog::open()?;
+    let daemons = (0..play.daemons).map(|_| Daemon::start(&play.tracer, &play.way, play.ports.as_deref(), false));
     let daemons = daemons.collect::<Result<Vec<_>>>()?;
     let played = play_both_ends(&capture, play.manner);
     let mut all = Vec::new();
@@ -41,6 +49,10 @@ pub(crate) fn play(play: &Play) -> Result<Vec<String>> {
         // A moment more: the kernel's clock and the daemon's are compared now and then.
         let now_ns = u64::try_from((SystemTime::now() + Duration::from_secs(1)).duration_since(UNIX_EPOCH)?.as_nanos())?;
         all.extend(disagreements(&truth, &ended, (begun_ns.saturating_sub(1_000_000_000), now_ns))?);
+    }
+    let unknown = log.calls_of(&play.tracer)?;
+    if !unknown.is_empty() {
+        all.push(format!("the daemon makes system calls that its filter would refuse: {}", unknown.join(", ")));
     }
     Ok(all)
 }
@@ -93,11 +105,11 @@ impl Traces {
 }
 
 /// Starts and ends a daemon, every other time by SIGKILL, and says what is left of it in the kernel.
-pub(crate) fn restarts(tracer: &str, source: &str, times: u32) -> Result<Vec<String>> {
+pub(crate) fn restarts(tracer: &str, way: &Way, times: u32) -> Result<Vec<String>> {
     let before = Traces::now()?;
     let mut memory_before = 0;
     for time in 0..times {
-        let mut daemon = Daemon::start(tracer, source, None).with_context(|| format!("start {time}"))?;
+        let mut daemon = Daemon::start(tracer, way, None, true).with_context(|| format!("start {time}"))?;
         if time % 2 == 0 {
             daemon.process.0.kill()?;
             daemon.process.wait(END)?;
@@ -135,10 +147,25 @@ fn available_kib() -> Result<u64> {
     value.context("MemAvailable in /proc/meminfo")
 }
 
+/// Whether a daemon that may choose chooses this source.
+pub(crate) fn choice(tracer: &str, older: Option<Older>, source: &str) -> Result<Vec<String>> {
+    let daemon = Daemon::start(tracer, &Way { source: "auto".to_owned(), older }, None, false)?;
+    let sees_calls = daemon.said.contains(INSTEAD);
+    let ended = daemon.end()?;
+    let mut faults = Vec::new();
+    if sees_calls != (source == "socket") {
+        faults.push(format!("the daemon does not choose {source}: {}", ended.message));
+    }
+    if ended.status != 0 {
+        faults.push(format!("the daemon ends with status {}: {}", ended.status, ended.message));
+    }
+    Ok(faults)
+}
+
 /// What a daemon has in the kernel once it sees everything.
-pub(crate) fn programs(tracer: &str, source: &str) -> Result<Vec<Loaded>> {
+pub(crate) fn programs(tracer: &str, way: &Way) -> Result<Vec<Loaded>> {
     let before: Vec<u32> = loaded_programs().map(|info| Ok(info?.id())).collect::<Result<_>>()?;
-    let daemon = Daemon::start(tracer, source, None)?;
+    let daemon = Daemon::start(tracer, way, None, false)?;
     let ready = SystemTime::now();
     let mut infos = loaded_programs().collect::<Result<Vec<_>, _>>()?;
     infos.retain(|info| !before.contains(&info.id()));
@@ -166,23 +193,31 @@ struct Daemon {
     output: Receiver<std::io::Result<String>>,
     lines: Receiver<String>,
     said: String,
+    _hidden: Option<Hidden>,
 }
 
 impl Daemon {
     /// Starts one and waits until it sees everything.
-    fn start(tracer: &str, source: &str, ports: Option<&str>) -> Result<Self> {
+    fn start(tracer: &str, way: &Way, ports: Option<&str>, has_tracefs: bool) -> Result<Self> {
         let mut command = Command::new(tracer);
         command.args(["run", "--format", "records", "--keys", "--headers", "all", "--propagators", "tracecontext,b3,b3multi,jaeger"]);
         if let Some(ports) = ports {
             command.args(["--ports", ports]);
         }
+        // Where many start and end its filter refuses; where captures are played the kernel tells what it would refuse.
+        command.env("KAFKA_TRACER_SECCOMP", if has_tracefs { "on" } else { "log" });
         // What it lists of its connections is what one wants to know of a play that failed.
-        command.env("OTEL_LOG_LEVEL", "debug").env("KAFKA_TRACER_SOURCE", source).env("NO_COLOR", "1").env("PATH", "/bin");
+        command.env("OTEL_LOG_LEVEL", "debug").env("KAFKA_TRACER_SOURCE", &way.source).env("NO_COLOR", "1").env("PATH", "/bin");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut process = Ended(command.spawn().with_context(|| format!("cannot start {tracer}"))?);
+        let hidden = way.older.map(|older| Hidden::of(older, has_tracefs)).transpose()?;
+        let process = match way.older {
+            Some(older) => older::spawn(command, older),
+            None => command.spawn().map_err(Into::into),
+        };
+        let mut process = Ended(process.with_context(|| format!("cannot start {tracer}"))?);
         let output = read_all(process.0.stdout.take().context("the daemon's output")?);
         let lines = read_lines(process.0.stderr.take().context("the daemon's messages")?);
-        let mut daemon = Self { process, output, lines, said: String::new() };
+        let mut daemon = Self { process, output, lines, said: String::new(), _hidden: hidden };
         let deadline = Instant::now() + START;
         while !daemon.said.contains(READY) {
             match daemon.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {

@@ -1,10 +1,11 @@
 //! The only program of a guest of `cargo xtask vm`, run by its kernel as init: mounts what a daemon expects, does what the
 //! plan says, tells how it went, and powers off.
 
-#![forbid(unsafe_code)]
-
 mod boot;
+mod check;
 mod judge;
+mod kernel_log;
+mod older;
 mod sockets;
 
 use std::fs::{self, File};
@@ -17,7 +18,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use rustix::system::RebootCommand;
 use sockets::Role;
-use xtask::vm::plan::{Job, PLAN, Plan, REPORTS, Report};
+use xtask::vm::plan::{Job, PLAN, Plan, Play, REPORTS, Report, Way};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -62,23 +63,39 @@ fn run() -> Result<()> {
     let plan: Plan = serde_json::from_slice(&fs::read(PLAN).context("the guest's plan")?)?;
     boot::prepare(plan.cgroups)?;
     tell(&Report::Booted { release: rustix::system::uname().release().to_string_lossy().into_owned() })?;
+    let mut not_expected: Vec<&Way> = Vec::new();
     for job in &plan.jobs {
+        let way = match job {
+            Job::Programs { way, .. } | Job::Restarts { way, .. } | Job::Play(Play { way, .. }) => Some(way),
+            Job::Command { .. } | Job::Check { .. } => None,
+        };
+        if let Some(way) = way.filter(|way| !check::is_expected(way)) {
+            if !not_expected.contains(&way) {
+                not_expected.push(way);
+                tell(&Report::NotExpected { way: way.clone() })?;
+            }
+            continue;
+        }
         match job {
             Job::Command { program, arguments } => {
                 let ended = Command::new(program).args(arguments).env("PATH", "/bin").env("HOME", "/root").status();
                 let ended = ended.with_context(|| format!("cannot start {program}"))?;
                 tell(&Report::Command { status: ended.code().unwrap_or_else(|| 128 + ended.signal().unwrap_or(0)) })?;
             }
-            Job::Programs { tracer, source } => {
+            Job::Programs { tracer, way } => {
                 // What cannot be had has no verdict, which the other side takes for a failure.
-                match judge::programs(tracer, source) {
-                    Ok(programs) => tell(&Report::Programs { source: source.clone(), programs })?,
-                    Err(error) => eprintln!("programs of {source}: {error:#}"),
+                match judge::programs(tracer, way) {
+                    Ok(programs) => tell(&Report::Programs { way: way.clone(), programs })?,
+                    Err(error) => eprintln!("programs of {way}: {error:#}"),
                 }
             }
-            Job::Restarts { tracer, source, times } => {
-                let left = judge::restarts(tracer, source, *times).unwrap_or_else(|error| vec![format!("{error:#}")]);
-                tell(&Report::Restarted { source: source.clone(), left })?;
+            Job::Check { tracer, older } => {
+                let faults = check::faults(tracer, *older).unwrap_or_else(|error| vec![format!("{error:#}")]);
+                tell(&Report::Checked { older: *older, faults })?;
+            }
+            Job::Restarts { tracer, way, times } => {
+                let left = judge::restarts(tracer, way, *times).unwrap_or_else(|error| vec![format!("{error:#}")]);
+                tell(&Report::Restarted { way: way.clone(), left })?;
             }
             Job::Play(capture) => {
                 let begun = Instant::now();

@@ -1,6 +1,8 @@
 //! Client and broker of a script, each a process of its own: both go through the same acts in the same order, one sends what
 //! the other receives, in the given manner.
 
+#![forbid(unsafe_code)]
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs::File;

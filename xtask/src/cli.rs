@@ -64,7 +64,7 @@ enum Job {
         /// Kernels: 5.10, 6.1, 6.12, 7.x; all when not given.
         #[arg(long, value_name = "SERIES,...", value_delimiter = ',')]
         kernel: Vec<Series>,
-        /// Sources: packet, socket, socket-perf; all that a kernel should have when not given.
+        /// Sources: packet, socket, socket-perf; on the oldest kernel also auto-4.14, auto-5.4, auto-no-ring (as on older kernels). All when not given.
         #[arg(long, value_name = "SOURCE,...", value_delimiter = ',', conflicts_with = "command")]
         source: Vec<String>,
         /// Each kernel once, as `test` does.
@@ -179,7 +179,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
         }
         Job::Vm { kernel, cgroups, no_ipv6, debug, with, seconds, command, .. } => {
             let time_limit = Duration::from_secs(seconds);
-            let options = vm::Options { kernels: kernel, cgroups, no_ipv6, with, time_limit, profile: profile(!debug) };
+            let options =
+                vm::Options { kernels: kernel, cgroups, no_ipv6, with, time_limit, profile: profile(!debug), counts_instructions: false };
             vm::command(&options, &command)
         }
         Job::Chaos { minutes } => checks::chaos(minutes),

@@ -55,6 +55,8 @@ pub struct Guest {
     pub time_limit: Duration,
     /// Its console is this process's output; else a file.
     pub on_terminal: bool,
+    /// Its clock goes on by a nanosecond with each instruction, and it has one CPU: what it measures as time are instructions.
+    pub counts_instructions: bool,
 }
 
 /// What became of a guest.
@@ -136,11 +138,20 @@ impl Guest {
     fn command(&self, archive: &Path, console: &Path, reports: &Path) -> Command {
         let mut qemu = Command::new("qemu-system-x86_64");
         // Emulated, so that it is the same everywhere: in a virtual machine and without rights to /dev/kvm.
-        qemu.args(["-machine", "pc,accel=tcg", "-cpu", "max", "-smp", "2", "-m", "1024"]);
+        qemu.args(["-machine", "pc", "-cpu", "max", "-m", "1024"]);
+        if self.counts_instructions {
+            qemu.args(["-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=0,sleep=off"]);
+        } else {
+            qemu.args(["-accel", "tcg", "-smp", "2"]);
+        }
         qemu.args(["-nodefaults", "-display", "none", "-no-reboot"]);
         qemu.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(archive);
         // `panic=-1` with `-no-reboot` ends qemu at once when the guest's kernel or its init dies.
         let mut words = vec!["console=ttyS0", "loglevel=4", "panic=-1", "oops=panic", "mitigations=off"];
+        if self.counts_instructions {
+            // Else the kernel compares clocks, and may take a coarser one.
+            words.push("tsc=reliable");
+        }
         words.extend(self.parameters.iter().map(String::as_str));
         qemu.arg("-append").arg(words.join(" "));
         if self.on_terminal {

@@ -2,7 +2,7 @@
 //! against what the applications reported.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -12,15 +12,18 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::guest::{Guest, Packed, Ran};
 use super::kernel::{Kernel, SERIES, Series};
-use super::plan::{Cgroups, Job, Manner, Plan, Play, Report};
+use super::plan::{Cgroups, Job, Manner, Older, Plan, Play, Report, Way};
 use crate::build::{self, Profile};
 use crate::{step, workspace};
 
 /// Guests that run at once: each has two CPUs.
 const AT_ONCE: usize = 2;
 
-/// Where bytes can be seen, and the first kernel on which that must work.
-const SOURCES: [(&str, [u64; 2]); 3] = [("packet", [5, 8]), ("socket", [4, 14]), (PERF, [4, 14])];
+/// Where bytes can be seen. Where the table of features (`source::features` of the daemon) does not ask for one of them, the guest says so.
+const SOURCES: [&str; 3] = ["packet", "socket", PERF];
+
+/// What the oldest kernel at hand, whose structures are those of 5.4, is also made to look like: older ones, and one that was built otherwise.
+const OLDER: [Older; 3] = [Older::Linux414, Older::Linux54, Older::NoRing];
 
 /// How often a daemon is started and ended, half of them by SIGKILL.
 const RESTARTS: u32 = 100;
@@ -196,6 +199,18 @@ fn plays(extent: Extent) -> Result<Vec<(String, Manner)>> {
     Ok(plays)
 }
 
+/// What is tested in a guest: the short matrix looks through perf buffers on the oldest kernel alone, and there as older ones do.
+fn ways(matrix: &Matrix, extent: Extent, is_oldest: bool) -> Vec<Way> {
+    let is_short = extent == Extent::Short;
+    let way = |source: &str, older| Way { source: source.to_owned(), older };
+    let mut ways: Vec<Way> = SOURCES.into_iter().filter(|source| !is_short || *source != PERF).map(|source| way(source, None)).collect();
+    if is_oldest {
+        ways.extend(OLDER.map(|older| way("auto", Some(older))));
+    }
+    ways.retain(|way| matrix.sources.is_empty() || matrix.sources.contains(&way.to_string()));
+    ways
+}
+
 fn corpus() -> PathBuf {
     workspace::root().join("tests/corpus")
 }
@@ -224,31 +239,35 @@ struct Verdict {
 }
 
 fn judge(matrix: &Matrix, setup: Setup, kernel: &Kernel, tracer: &Path, init: &Path) -> Result<Verdict> {
-    let sources: Vec<&str> = SOURCES
-        .into_iter()
-        .filter(|(_, since)| kernel.is_at_least(*since))
-        .map(|(name, _)| name)
-        .filter(|name| setup.extent != Extent::Short || *name != PERF || setup.series == SERIES[0])
-        .filter(|name| matrix.sources.is_empty() || matrix.sources.iter().any(|wanted| wanted == name))
-        .collect();
-    ensure!(!sources.is_empty(), "no source to be tested should work on Linux {}", kernel.version);
+    let is_oldest = setup.series == SERIES[0];
     let plays = plays(setup.extent)?;
-    let mut jobs = Vec::new();
-    for source in &sources {
-        let (tracer, source) = (|| super::plan::TRACER.to_owned(), || (*source).to_owned());
+    let ways = ways(matrix, setup.extent, is_oldest);
+    ensure!(!ways.is_empty(), "no source was asked for that is tested on Linux {}", kernel.version);
+    let tracer_there = || super::plan::TRACER.to_owned();
+    let mut jobs = vec![Job::Check { tracer: tracer_there(), older: None }];
+    if is_oldest {
+        let of_a_version = OLDER.into_iter().filter(|older| *older != Older::NoRing);
+        jobs.extend(of_a_version.map(|older| Job::Check { tracer: tracer_there(), older: Some(older) }));
+    }
+    for way in &ways {
         let play = |capture: &str, manner, daemons| {
             let ports = BY_PORT.iter().find(|(by_port, _)| *by_port == capture).map(|(_, ports)| (*ports).to_owned());
-            Job::Play(Play { tracer: tracer(), source: source(), daemons, ports, capture: capture.to_owned(), manner })
+            Job::Play(Play { tracer: tracer_there(), way: way.clone(), daemons, ports, capture: capture.to_owned(), manner })
         };
-        jobs.push(Job::Programs { tracer: tracer(), source: source() });
-        jobs.extend(plays.iter().map(|(capture, manner)| play(capture, *manner, 1)));
+        jobs.push(Job::Programs { tracer: tracer_there(), way: way.clone() });
+        // Its programs are those of perf buffers: one play shows that they are taken.
+        let all = if way.older == Some(Older::NoRing) { plays.get(..1).unwrap_or_default() } else { &plays };
+        jobs.extend(all.iter().map(|(capture, manner)| play(capture, *manner, 1)));
+        if way.older == Some(Older::NoRing) {
+            continue;
+        }
         jobs.push(play(EVERY_MANNER[0], Manner::Plain, 2));
         if setup.extent != Extent::Short {
-            jobs.push(Job::Restarts { tracer: tracer(), source: source(), times: RESTARTS });
+            jobs.push(Job::Restarts { tracer: tracer_there(), way: way.clone(), times: RESTARTS });
         }
     }
     let mut packed = vec![Packed::Program { from: tracer.to_path_buf(), to: super::plan::TRACER.into() }];
-    let used: std::collections::BTreeSet<&String> = plays.iter().map(|(capture, _)| capture).collect();
+    let used: BTreeSet<&String> = plays.iter().map(|(capture, _)| capture).collect();
     for capture in used {
         for extension in ["pcap", "json"] {
             let name = format!("{capture}.{extension}");
@@ -265,6 +284,7 @@ fn judge(matrix: &Matrix, setup: Setup, kernel: &Kernel, tracer: &Path, init: &P
         // A minute to start, and what the slowest machine that was seen needs for a play, four times over.
         time_limit: Duration::from_mins(1) + Duration::from_secs(20) * u32::try_from(jobs.len())? + restarts_time(&jobs),
         on_terminal: false,
+        counts_instructions: false,
     };
     weigh(&jobs, guest.run()?)
 }
@@ -280,43 +300,60 @@ fn weigh(jobs: &[Job], ran: Ran) -> Result<Verdict> {
     let mut played = BTreeMap::new();
     let mut loaded = BTreeMap::new();
     let mut restarted = BTreeMap::new();
+    let mut checked = BTreeMap::new();
+    let mut not_expected = BTreeSet::new();
     for report in ran.reports {
         match report {
             Report::Booted { release } => verdict.release = release,
             Report::Played { play, differences, .. } => drop(played.insert(play, differences)),
-            Report::Programs { source, programs } => drop(loaded.insert(source, programs)),
-            Report::Restarted { source, left } => drop(restarted.insert(source, left)),
+            Report::Programs { way, programs } => drop(loaded.insert(way, programs)),
+            Report::Restarted { way, left } => drop(restarted.insert(way, left)),
+            Report::Checked { older, faults } => drop(checked.insert(older, faults)),
+            Report::NotExpected { way } => drop(not_expected.insert(way)),
             Report::Failed { reason } => bail!(reason),
             Report::Command { .. } | Report::Done => {}
         }
     }
     for job in jobs {
         match job {
+            Job::Programs { way, .. } | Job::Restarts { way, .. } | Job::Play(Play { way, .. }) if not_expected.contains(way) => {}
             Job::Play(play) => {
                 let two = if play.daemons > 1 { ", two daemons" } else { "" };
-                let name = format!("{} {:?} {}{two}", play.source, play.manner, play.capture);
+                let name = format!("{} {:?} {}{two}", play.way, play.manner, play.capture);
                 match played.get(play) {
                     Some(differences) if differences.is_empty() => verdict.passed += 1,
                     Some(differences) => verdict.failed.push(format!("{name}:\n        {}", differences.join("\n        "))),
                     None => verdict.failed.push(format!("{name}: no verdict")),
                 }
             }
-            Job::Programs { source, .. } => match loaded.get(source) {
+            Job::Check { older, .. } => {
+                let name = format!("check{}", older.map(|older| format!(" as on {}", older.name())).unwrap_or_default());
+                match checked.get(older) {
+                    Some(faults) if faults.is_empty() => verdict.passed += 1,
+                    Some(faults) => verdict.failed.push(format!("{name}:\n        {}", faults.join("\n        "))),
+                    None => verdict.failed.push(format!("{name}: no verdict")),
+                }
+            }
+            Job::Programs { way, .. } => match loaded.get(way) {
                 Some(programs) => {
                     verdict.programs.extend(programs.iter().map(|program| {
                         let verified = program.verified.map_or_else(|| "-".to_owned(), |count| count.to_string());
                         format!(
-                            "{source:<12}{:<16}{:>8}{verified:>10}{:>10}{:>8}",
-                            program.name, program.instructions, program.machine_bytes, program.load_ms
+                            "{:<14}{:<16}{:>8}{verified:>10}{:>10}{:>8}",
+                            way.to_string(),
+                            program.name,
+                            program.instructions,
+                            program.machine_bytes,
+                            program.load_ms
                         )
                     }));
                 }
-                None => verdict.failed.push(format!("{source}: the daemon did not start, or loaded nothing")),
+                None => verdict.failed.push(format!("{way}: the daemon did not start, or loaded nothing")),
             },
-            Job::Restarts { source, times, .. } => match restarted.get(source) {
+            Job::Restarts { way, times, .. } => match restarted.get(way) {
                 Some(left) if left.is_empty() => verdict.passed += 1,
-                Some(left) => verdict.failed.push(format!("{source}: {times} starts and ends leave behind: {}", left.join("; "))),
-                None => verdict.failed.push(format!("{source}: {times} starts and ends: no verdict")),
+                Some(left) => verdict.failed.push(format!("{way}: {times} starts and ends leave behind: {}", left.join("; "))),
+                None => verdict.failed.push(format!("{way}: {times} starts and ends: no verdict")),
             },
             Job::Command { .. } => {}
         }
@@ -346,7 +383,7 @@ fn show(setup: &Setup, verdict: &Result<Verdict>) {
                 verdict.failed.len(),
                 step::seconds(verdict.time)
             );
-            println!("        {:<12}{:<16}{:>8}{:>10}{:>10}{:>8}", "source", "program", "insns", "verified", "machine", "ms");
+            println!("        {:<14}{:<16}{:>8}{:>10}{:>10}{:>8}", "source", "program", "insns", "verified", "machine", "ms");
             for line in &verdict.programs {
                 println!("        {line}");
             }
@@ -363,15 +400,16 @@ mod tests {
 
     #[test]
     fn what_has_no_verdict_has_failed() {
+        let packet = Way { source: "packet".to_owned(), older: None };
         let play = |capture: &str| Play {
             tracer: "/bin/kafka-tracer".to_owned(),
-            source: "packet".to_owned(),
+            way: packet.clone(),
             daemons: 1,
             ports: None,
             capture: capture.to_owned(),
             manner: Manner::Plain,
         };
-        let programs = Job::Programs { tracer: String::new(), source: "packet".to_owned() };
+        let programs = Job::Programs { tracer: String::new(), way: packet.clone() };
         let jobs = [Job::Play(play("a")), Job::Play(play("b")), Job::Play(play("c")), programs];
         let told = |capture: &str, differences: &[&str]| Report::Played {
             play: play(capture),

@@ -40,6 +40,8 @@ pub struct Options {
     pub time_limit: Duration,
     /// Which builds of the daemon and the programs are packed.
     pub profile: Profile,
+    /// The guest's clock counts instructions.
+    pub counts_instructions: bool,
 }
 
 /// Runs one program of this machine in a guest of each kernel, one after another, with its output on the terminal.
@@ -77,6 +79,7 @@ pub fn command(options: &Options, words: &[OsString]) -> Result<()> {
             plan: Plan { cgroups: options.cgroups, jobs: vec![job.clone()] },
             time_limit: options.time_limit,
             on_terminal: true,
+            counts_instructions: options.counts_instructions,
         };
         let ended = guest.run().and_then(|ran| {
             step::note(&format!("took {}", step::seconds(ran.time)));
@@ -86,6 +89,8 @@ pub fn command(options: &Options, words: &[OsString]) -> Result<()> {
                     | Report::Booted { .. }
                     | Report::Played { .. }
                     | Report::Restarted { .. }
+                    | Report::Checked { .. }
+                    | Report::NotExpected { .. }
                     | Report::Programs { .. }
                     | Report::Done => {}
                     Report::Command { status } => bail!("the command ended with status {status}"),

@@ -33,6 +33,47 @@ pub enum Cgroups {
     V2,
 }
 
+/// Where a daemon sees bytes, and on what.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Way {
+    /// Its source, as its settings call it.
+    pub source: String,
+    /// It is made to believe that it runs on an older kernel.
+    pub older: Option<Older>,
+}
+
+impl std::fmt::Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.older {
+            Some(older) => write!(f, "{}-{}", self.source, older.name()),
+            None => f.write_str(&self.source),
+        }
+    }
+}
+
+/// A kernel that there is no package of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Older {
+    /// The oldest that the tracer is made for. Probes are made by writing to tracefs, which is not mounted.
+    Linux414,
+    /// One that does not describe its types, and has no ring.
+    Linux54,
+    /// The kernel as it is, but for rings, which it refuses.
+    NoRing,
+}
+
+impl Older {
+    /// Its version, or what it lacks.
+    pub fn name(self) -> &'static str {
+        match self {
+            Older::Linux414 => "4.14",
+            Older::Linux54 => "5.4",
+            Older::NoRing => "no-ring",
+        }
+    }
+}
+
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -49,14 +90,21 @@ pub enum Job {
         /// The daemon.
         tracer: String,
         /// Where it shall see bytes.
-        source: String,
+        way: Way,
+    },
+    /// Ask `kafka-tracer check` what this host allows, and hold the answer against what should and what does work.
+    Check {
+        /// The daemon.
+        tracer: String,
+        /// On which kernel.
+        older: Option<Older>,
     },
     /// Start and end a daemon many times, every other time by SIGKILL: the kernel must be as before.
     Restarts {
         /// The daemon.
         tracer: String,
         /// Where it shall see bytes.
-        source: String,
+        way: Way,
         /// How often.
         times: u32,
     },
@@ -70,7 +118,7 @@ pub struct Play {
     /// The daemon.
     pub tracer: String,
     /// Where it shall see bytes.
-    pub source: String,
+    pub way: Way,
     /// How many of it look at once; each must list everything.
     pub daemons: u8,
     /// What it is told to take for Kafka's ports, if it must be told.
@@ -141,9 +189,21 @@ pub enum Report {
     /// A daemon started, with these programs in the kernel.
     Programs {
         /// Where it sees bytes.
-        source: String,
+        way: Way,
         /// What it loaded, in this order.
         programs: Vec<Loaded>,
+    },
+    /// A kernel of this version need not have what the source needs: all jobs of it are left out.
+    NotExpected {
+        /// Which.
+        way: Way,
+    },
+    /// `kafka-tracer check` answered.
+    Checked {
+        /// On which kernel.
+        older: Option<Older>,
+        /// What is wrong with the answer; empty when that is nothing.
+        faults: Vec<String>,
     },
     /// A capture was played.
     Played {
@@ -157,7 +217,7 @@ pub enum Report {
     /// A daemon was started and ended many times.
     Restarted {
         /// Where it saw bytes.
-        source: String,
+        way: Way,
         /// What it left behind; empty when that is nothing.
         left: Vec<String>,
     },
