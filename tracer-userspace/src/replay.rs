@@ -262,7 +262,13 @@ impl Listed {
         let (table, topic, count) = match observation {
             Observation::Sent(batch) => (&mut self.sent, &batch.topic, batch.record_count),
             Observation::Fetched(batch) => (&mut self.fetched, &batch.topic, batch.delivered.delivered),
-            Observation::FetchFailed(_) | Observation::Commit(_) | Observation::Exchange(_) | Observation::Connection(_) => return,
+            Observation::FetchFailed(_)
+            | Observation::Poll(_)
+            | Observation::Commit(_)
+            | Observation::Group(_)
+            | Observation::Transaction(_)
+            | Observation::Exchange(_)
+            | Observation::Connection(_) => return,
         };
         let name = match (&topic.name, topic.id) {
             (Some(name), _) => name.to_string(),

@@ -67,7 +67,8 @@ fn account(version: &str, protocol: Protocol, codecs: &[&str], records: usize) -
     for told in &told {
         check_topic(told, &spans).with_context(|| format!("topic {} on Kafka {version}", told.topic))?;
     }
-    check_counters(&told, &spans, &collector)
+    check_counters(&told, &spans, &collector)?;
+    check_gauges(&told, &collector)
 }
 
 /// All languages at once: each producer's topic is read by a group of its own language and by one of the next.
@@ -255,6 +256,44 @@ pub(crate) fn check_counters(told: &[Told], spans: &[Span], collector: &Collecto
             anyhow::ensure!((counted - records).abs() < 0.5, "{metric} of {} is {counted}, not {records}", told.topic);
         }
     }
+    Ok(())
+}
+
+/// Partitions end where the clients say, nobody is further ahead or behind than there are records, and each group came together.
+fn check_gauges(told: &[Told], collector: &Collector) -> Result<()> {
+    const END: &str = "kafka.partition.current_offset";
+    const LAG: &str = "kafka_tracer.consumer.lag";
+    const REBALANCES: &str = "kafka_tracer.group.rebalances";
+    let histories = collector.histories(&[END, LAG])?;
+    let values = |metric: &str, attributes: &[String]| -> Vec<f64> {
+        let series = histories.get(metric).into_iter().flatten();
+        let wanted = series.filter(|((_, of), _)| attributes.iter().all(|attribute| of.contains(attribute)));
+        let mut points: Vec<_> = wanted.flat_map(|(_, values)| values).copied().collect();
+        points.sort_by_key(|(at_ns, _)| *at_ns);
+        points.into_iter().map(|(_, value)| value).collect()
+    };
+    for told in told {
+        let topic = format!("{{\"stringValue\":\"{}\"}}", told.topic);
+        for partition in 0..PARTITIONS {
+            let of_partition = format!("\"key\":\"partition\",\"value\":{{\"intValue\":\"{partition}\"}}");
+            let end = told.sent.iter().filter(|record| record.partition == partition).map(|record| record.offset + 1).max().unwrap_or(0);
+            let said = values(END, &[topic.clone(), of_partition]).last().copied();
+            anyhow::ensure!(
+                said == Some(f64::from(u32::try_from(end)?)),
+                "{}-{partition} ends at {end}, and {END} is {said:?}",
+                told.topic
+            );
+        }
+        for group in told.fetched.keys() {
+            let records = f64::from(u32::try_from(told.sent.len())?);
+            let lags = values(LAG, &[topic.clone(), format!("{{\"stringValue\":\"{group}\"}}")]);
+            anyhow::ensure!(lags.iter().all(|lag| (0.0..=records).contains(lag)), "{group}: {LAG} is {lags:?} of {records} records");
+            let rebalances = collector.counted(REBALANCES, group)?;
+            anyhow::ensure!(rebalances >= 1.0, "{group}: {REBALANCES} is {rebalances}");
+        }
+    }
+    let lags = histories.get(LAG).map_or(0, |series| series.values().map(Vec::len).sum::<usize>());
+    anyhow::ensure!(lags > 0, "{LAG} was never told");
     Ok(())
 }
 

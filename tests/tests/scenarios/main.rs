@@ -7,6 +7,7 @@ mod cluster;
 mod coordinates;
 mod groups;
 mod libraries;
+mod positions;
 mod repeated;
 mod sasl;
 mod told;

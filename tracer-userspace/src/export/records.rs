@@ -52,7 +52,13 @@ pub fn write_records(observation: &Observation, out: &mut impl Write) -> io::Res
     match observation {
         Observation::Sent(batch) => batch.records.iter().try_for_each(|record| write_line(&sent(batch, record), out)),
         Observation::Fetched(batch) => batch.records.iter().try_for_each(|record| write_line(&fetched(batch, record), out)),
-        Observation::FetchFailed(_) | Observation::Commit(_) | Observation::Exchange(_) | Observation::Connection(_) => Ok(()),
+        Observation::FetchFailed(_)
+        | Observation::Poll(_)
+        | Observation::Commit(_)
+        | Observation::Group(_)
+        | Observation::Transaction(_)
+        | Observation::Exchange(_)
+        | Observation::Connection(_) => Ok(()),
     }
 }
 

@@ -11,7 +11,10 @@ use super::learn::GroupOf;
 use super::names::Names;
 use super::sessions::{SessionRequest, Sessions};
 use super::side_facts::{Acknowledged, acknowledged};
-use super::{Answered, Emit, FetchFailure, FetchedBatch, Observation, Outcome, RecordsRead, Skipped, Topic, TopicId, topic};
+use super::{
+    Answered, Emit, FetchFailure, FetchedBatch, Observation, Outcome, Poll, PolledPartition, RecordsRead, Skipped, Told, Topic, TopicId,
+    topic,
+};
 use crate::kafka::api::fetch::{AbortedTransaction, FetchRequest, FetchResponse, PartitionData};
 use crate::kafka::api::share_fetch::{self, ShareFetchRequest, ShareFetchResponse};
 use crate::kafka::records::{self, Batch, ControlKind, Item, Origin};
@@ -34,9 +37,7 @@ struct Partition<'a> {
     several_groups: bool,
     fetch_offset: Option<i64>,
     isolation_level: Option<i8>,
-    high_watermark: Option<i64>,
-    last_stable_offset: Option<i64>,
-    log_start_offset: Option<i64>,
+    told: Told,
     /// Ranges that a share group's member was given, with their delivery count; `None` for other groups.
     acquired: Option<&'a [share_fetch::AcquiredRecords]>,
 }
@@ -65,35 +66,42 @@ pub(super) fn answered(
     let session = SessionRequest {
         broker: answered.who.connection.broker,
         session_id: request.map_or(0, |r| r.session_id),
-        // A request that was not kept says nothing about its session.
-        epoch: request.map_or(1, |r| r.session_epoch),
+        epoch: request.map(|r| r.session_epoch),
     };
-    let view = sessions.answered(session, response.session_id, asked.into_iter(), forgotten.into_iter());
+    let mut left = Vec::new();
+    let mut view = sessions.answered(session, response.session_id, asked.into_iter(), forgotten.into_iter(), &mut left);
     let group = emit.learnt.group_of(&answered.client, &answered.peer);
+    let mut polled = Vec::new();
     for data in response.responses.iter().filter(|data| data.topic.topic_id != TopicId::CLUSTER_METADATA) {
         let topic = topic(data.topic, names);
         for partition in &data.partitions {
+            let key = (topic.clone(), partition.partition_index);
             if partition.error_code != 0 {
                 let said = (partition.error_code, partition.current_leader.known());
                 failed(&topic, partition.partition_index, said, group.one(), answered, emit);
+                view.told(&key, None);
             }
-            let Some(payload) = partition.records else { continue };
-            let place = Partition {
-                topic: topic.clone(),
-                index: partition.partition_index,
-                group: group.one(),
-                several_groups: group == GroupOf::Several,
-                fetch_offset: view.fetch_offset(&(topic.clone(), partition.partition_index)),
-                isolation_level: request.map(|r| r.isolation_level),
+            let told = Told {
                 high_watermark: known(partition.high_watermark),
                 last_stable_offset: known(partition.last_stable_offset),
                 log_start_offset: known(partition.log_start_offset),
+            };
+            let place = Partition {
+                fetch_offset: view.fetch_offset(&key),
+                topic: key.0,
+                index: key.1,
+                group: group.one(),
+                several_groups: group == GroupOf::Several,
+                isolation_level: request.map(|r| r.isolation_level),
+                told,
                 acquired: None,
             };
+            let mut position = place.fetch_offset;
             let mut aborted = Aborted::new(partition, place.isolation_level);
-            for item in records::batches(payload, Origin::Fetch) {
+            for item in partition.records.into_iter().flat_map(|payload| records::batches(payload, Origin::Fetch)) {
                 match item {
                     Item::Batch(batch) => {
+                        position = position.max(Some(batch.header().end_offset()));
                         if let Some(kind) = batch.control_kind() {
                             aborted.marker(kind, batch.header().producer_id);
                             control(&place, &batch, answered, emit);
@@ -106,8 +114,41 @@ pub(super) fn answered(
                     Item::Damaged { reason, .. } => emit.counters.batch(reason.kind().name()),
                 }
             }
+            if partition.error_code == 0 {
+                let polled_partition = PolledPartition { topic: place.topic, partition: place.index, position, told };
+                polled.push(polled_partition);
+            }
         }
     }
+    for polled in &polled {
+        view.told(&(polled.topic.clone(), polled.partition), Some(polled.told));
+    }
+    if answered.whole {
+        let said: HashSet<_> = polled.iter().map(|polled| (&polled.topic, polled.partition)).collect();
+        let unchanged = view.unchanged(answered.at).filter(|((topic, partition), ..)| !said.contains(&(topic, *partition)));
+        let unchanged: Vec<_> = unchanged
+            .map(|((topic, partition), from, told)| PolledPartition {
+                topic: topic.clone(),
+                partition: *partition,
+                position: Some(from),
+                told,
+            })
+            .collect();
+        polled.extend(unchanged);
+    } else {
+        view.doubt();
+    }
+    if polled.is_empty() && left.is_empty() {
+        return;
+    }
+    emit.give(Observation::Poll(Poll {
+        operation: Arc::clone(&answered.operation),
+        group: group.one().cloned(),
+        several_groups: group == GroupOf::Several,
+        isolation_level: request.map(|r| r.isolation_level),
+        partitions: polled,
+        left,
+    }));
 }
 
 /// A `ShareFetch` was answered.
@@ -167,9 +208,7 @@ pub(super) fn share_answered(
                 several_groups: false,
                 fetch_offset: None,
                 isolation_level: None,
-                high_watermark: None,
-                last_stable_offset: None,
-                log_start_offset: None,
+                told: Told::default(),
                 acquired: Some(&partition.acquired_records),
             };
             for item in records::batches(payload, Origin::Fetch) {
@@ -253,9 +292,9 @@ fn give(place: &Partition<'_>, read: ReadBatch, redelivered: bool, answered: &An
         group: place.group.cloned(),
         several_groups: place.several_groups,
         fetch_offset: place.fetch_offset,
-        high_watermark: place.high_watermark,
-        last_stable_offset: place.last_stable_offset,
-        log_start_offset: place.log_start_offset,
+        high_watermark: place.told.high_watermark,
+        last_stable_offset: place.told.last_stable_offset,
+        log_start_offset: place.told.log_start_offset,
         isolation_level: place.isolation_level,
         records: read.records,
         records_read: read.records_read,
@@ -291,7 +330,7 @@ impl<'a> Aborted<'a> {
 
     fn rule(&mut self, batch: &Batch<'_>, fetch_offset: Option<i64>) -> Rule<'static> {
         let header = batch.header();
-        let last_offset = header.base_offset.saturating_add(i64::from(header.last_offset_delta));
+        let last_offset = header.last_offset();
         while self.waiting.last().is_some_and(|t| t.first_offset <= last_offset)
             && let Some(transaction) = self.waiting.pop()
         {

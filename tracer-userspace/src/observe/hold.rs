@@ -189,16 +189,28 @@ fn complete(observation: &mut Observation, learnt: &mut Learnt) -> bool {
         Observation::Fetched(fetched) => complete_both(&mut fetched.operation, &mut fetched.topic, learnt),
         Observation::FetchFailed(failure) => complete_both(&mut failure.operation, &mut failure.topic, learnt),
         Observation::Commit(commit) => complete_both(&mut commit.operation, &mut commit.topic, learnt),
-        Observation::Exchange(_) | Observation::Connection(_) => true,
+        // How far a consumer has come is told anew in a moment: it does not wait.
+        Observation::Poll(poll) => {
+            let left = poll.left.iter_mut().map(|(topic, _)| topic);
+            for topic in poll.partitions.iter_mut().map(|partition| &mut partition.topic).chain(left) {
+                complete_topic(topic, learnt);
+            }
+            true
+        }
+        Observation::Group(_) | Observation::Transaction(_) | Observation::Exchange(_) | Observation::Connection(_) => true,
     }
 }
 
-fn complete_both(operation: &mut Arc<Operation>, topic: &mut Topic, learnt: &mut Learnt) -> bool {
+fn complete_topic(topic: &mut Topic, learnt: &mut Learnt) {
     if topic.name.is_none()
         && let Some(id) = topic.id
     {
         topic.name = learnt.topic_name(id);
     }
+}
+
+fn complete_both(operation: &mut Arc<Operation>, topic: &mut Topic, learnt: &mut Learnt) -> bool {
+    complete_topic(topic, learnt);
     if operation.cluster_id.is_none() {
         let client = ClientKey { host: operation.connection.client.ip(), client_id: operation.client_id.clone() };
         if let Some(cluster_id) = learnt.cluster_of(operation.connection.broker, &client) {

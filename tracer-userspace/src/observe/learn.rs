@@ -153,6 +153,9 @@ impl Learnt {
 
     /// The broker at `address` belongs to this cluster.
     pub(super) fn cluster(&mut self, address: SocketAddr, cluster_id: &Arc<str>) {
+        if cluster_id.len() > MAX_REMEMBERED_BYTES {
+            return;
+        }
         let broker = self.brokers.entry(address).or_insert_with(Broker::default);
         if broker.cluster_id.as_ref() != Some(cluster_id) {
             broker.cluster_id = Some(Arc::clone(cluster_id));
@@ -162,7 +165,7 @@ impl Learnt {
 
     /// The client was told about this cluster.
     pub(super) fn client_cluster(&mut self, client: &ClientKey, cluster_id: &Arc<str>) {
-        if !client.is_short() {
+        if !client.is_short() || cluster_id.len() > MAX_REMEMBERED_BYTES {
             return;
         }
         let client = self.clients.entry(client.clone()).or_insert_with(Client::default);
@@ -178,6 +181,9 @@ impl Learnt {
 
     /// The broker at `address` calls itself by this host and port.
     pub(super) fn advertised(&mut self, address: SocketAddr, host: &Arc<str>, port: u16) {
+        if host.len() > MAX_REMEMBERED_BYTES {
+            return;
+        }
         let broker = self.brokers.entry(address).or_insert_with(Broker::default);
         if broker.advertised.as_ref().is_none_or(|(h, p)| h != host || *p != port) {
             broker.advertised = Some((Arc::clone(host), port));

@@ -7,6 +7,7 @@
 
 mod batch;
 mod fetched;
+mod groups;
 mod history;
 mod hold;
 mod learn;
@@ -20,6 +21,7 @@ mod types;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use names::MAX_REMEMBERED_BYTES;
 pub use sent::ProduceState;
 pub use types::*;
 
@@ -249,6 +251,15 @@ impl Observer {
             outcome: outcome(side_facts::error_code(&response)),
             inter_broker,
         }));
+        groups::answered(&body, &response, &answered, &mut self.names, &mut emit);
+        if let (Request::EndTxn(request), Response::EndTxn(response)) = (&body, &response) {
+            emit.give(Observation::Transaction(TransactionEnd {
+                operation: Arc::clone(&answered.operation),
+                transactional_id: self.names.intern(request.transactional_id),
+                committed: request.committed,
+                outcome: outcome(response.error_code),
+            }));
+        }
         match (state, body, response) {
             (RequestState::Produce(produce), _, Response::Produce(response)) => {
                 sent::answered(*produce, &response, &answered, &mut self.history, &mut emit);

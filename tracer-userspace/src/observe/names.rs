@@ -7,8 +7,8 @@ use std::sync::Arc;
 use hashlink::LruCache;
 
 /// Longest name that is remembered anywhere. Topics have 249 characters at most; groups and clients may have more, but what
-/// would have to be remembered of those that do (memberships, redeliveries) is not.
-pub(super) const MAX_REMEMBERED_BYTES: usize = 255;
+/// would have to be remembered of those that do (memberships, redeliveries, metrics) is not.
+pub const MAX_REMEMBERED_BYTES: usize = 255;
 
 /// Gives the same `Arc<str>` for the same text while it is among the last `capacity` ones.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use crate::kafka::api::{NodeEndpoint, Request, Response, TopicRef};
 use crate::kafka::versions;
 
 /// Epochs by which a member of a KIP-848 group says that it leaves (-2: a static member that may come back).
-const LEAVING: [i32; 2] = [-1, -2];
+pub(super) const LEAVING: [i32; 2] = [-1, -2];
 
 impl Observer {
     pub(super) fn learn_from_answer(&mut self, client: &ClientKey, peer: &Peer, request: &Request<'_>, response: &Response<'_>) {

@@ -232,6 +232,18 @@ pub struct BatchHeader {
     pub delete_horizon: bool,
 }
 
+impl BatchHeader {
+    /// Offset of the last record.
+    pub fn last_offset(&self) -> i64 {
+        self.base_offset.saturating_add(i64::from(self.last_offset_delta))
+    }
+
+    /// The offset behind the last record.
+    pub fn end_offset(&self) -> i64 {
+        self.last_offset().saturating_add(1)
+    }
+}
+
 /// One record of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordFact {
@@ -390,6 +402,101 @@ pub struct FetchFailure {
     pub current_leader: Option<i32>,
 }
 
+/// How far a consumer has come, by one answer of Fetch, whether there were records in it or not.
+#[derive(Clone, Debug)]
+pub struct Poll {
+    /// The request.
+    pub operation: Arc<Operation>,
+    /// The consumer group, when certain.
+    pub group: Option<Arc<str>>,
+    /// The client is in several groups: whose the fetch is cannot be told, now or later.
+    pub several_groups: bool,
+    /// 0 = `read_uncommitted`, 1 = `read_committed`; `None` when the request was not seen.
+    pub isolation_level: Option<i8>,
+    /// Partitions that were answered without error; now and then also those of the fetch session that the answer leaves out, since
+    /// nothing changed with them.
+    pub partitions: Vec<PolledPartition>,
+    /// Partitions that the consumer reads on this connection no longer.
+    pub left: Vec<(Topic, i32)>,
+}
+
+/// A partition in [`Poll`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolledPartition {
+    /// The topic.
+    pub topic: Topic,
+    /// The partition.
+    pub partition: i32,
+    /// The offset that the consumer will ask for next; `None` when what it asked for was not seen.
+    pub position: Option<i64>,
+    /// What the broker said of the partition.
+    pub told: Told,
+}
+
+/// Where a partition begins and ends, as a broker tells its readers; `None` where it does not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The high watermark.
+    pub high_watermark: Option<i64>,
+    /// The last stable offset: before it no transaction is open.
+    pub last_stable_offset: Option<i64>,
+    /// The oldest offset.
+    pub log_start_offset: Option<i64>,
+}
+
+/// Something that a member of a group did.
+#[derive(Clone, Debug)]
+pub struct GroupEvent {
+    /// The request.
+    pub operation: Arc<Operation>,
+    /// The group.
+    pub group: Arc<str>,
+    /// The member's id; `None` until the coordinator gave it one.
+    pub member: Option<Arc<str>>,
+    /// What it did.
+    pub kind: GroupEventKind,
+}
+
+/// What a member of a group did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupEventKind {
+    /// `JoinGroup` was answered: with the generation that begins, or with an error after which it is tried again.
+    Joining {
+        /// The generation.
+        generation: Option<i32>,
+    },
+    /// It is a member of a group of KIP-848 or later, which has no second step.
+    Joined {
+        /// Its epoch.
+        generation: i32,
+    },
+    /// `SyncGroup` was answered well: it has its partitions.
+    Synced {
+        /// The generation.
+        generation: i32,
+    },
+    /// A heartbeat was answered well.
+    Alive {
+        /// The generation; for the groups of KIP-848 and later the member's epoch.
+        generation: i32,
+    },
+    /// It left.
+    Left,
+}
+
+/// A transaction was to be ended.
+#[derive(Clone, Debug)]
+pub struct TransactionEnd {
+    /// The request.
+    pub operation: Arc<Operation>,
+    /// The transactional id.
+    pub transactional_id: Arc<str>,
+    /// To be committed, else aborted.
+    pub committed: bool,
+    /// How the request ended.
+    pub outcome: Outcome,
+}
+
 /// One topic-partition of `OffsetCommit`, `TxnOffsetCommit` or of a share group's acknowledgement.
 #[derive(Clone, Debug)]
 pub struct Commit {
@@ -480,8 +587,14 @@ pub enum Observation {
     Fetched(FetchedBatch),
     /// A partition of a fetch failed.
     FetchFailed(FetchFailure),
+    /// A Fetch was answered.
+    Poll(Poll),
     /// An offset was committed.
     Commit(Commit),
+    /// A member of a group joined, left, or is alive.
+    Group(GroupEvent),
+    /// A transaction was ended.
+    Transaction(TransactionEnd),
     /// A request and its answer.
     Exchange(Exchange),
     /// Something happened to a connection.

@@ -62,6 +62,8 @@ pub const DELIVERY_COUNT: &str = "kafka_tracer.delivery_count";
 pub const HEADERS: &str = "kafka_tracer.headers";
 pub const COMMIT_OFFSET: &str = "kafka_tracer.commit.offset";
 pub const COMMIT_DELAY: &str = "kafka_tracer.commit.delay";
+pub const TRANSACTION_OUTCOME: &str = "kafka_tracer.transaction.outcome";
+pub const SASL_MECHANISM: &str = "kafka_tracer.sasl.mechanism";
 pub const ACKNOWLEDGE_TYPE: &str = "kafka_tracer.acknowledge.type";
 pub const ACKNOWLEDGE_FIRST_OFFSET: &str = "kafka_tracer.acknowledge.first_offset";
 pub const ACKNOWLEDGE_LAST_OFFSET: &str = "kafka_tracer.acknowledge.last_offset";
@@ -101,6 +103,20 @@ pub mod metric {
 
     pub const GROUP_LAG: &str = "kafka.consumer_group.lag";
     pub const GROUP_OFFSET: &str = "kafka.consumer_group.offset";
+    pub const CONSUMER_LAG: &str = "kafka_tracer.consumer.lag";
+    pub const LAST_FETCH_AGE: &str = "kafka_tracer.consumer.last_fetch.age";
+    pub const LAST_COMMIT_AGE: &str = "kafka_tracer.group.last_commit.age";
+    pub const LAST_SEEN_AGE: &str = "kafka_tracer.topic.last_seen.age";
+    pub const PARTITION_CURRENT_OFFSET: &str = "kafka.partition.current_offset";
+    pub const PARTITION_OLDEST_OFFSET: &str = "kafka.partition.oldest_offset";
+    pub const PARTITION_LAST_STABLE_OFFSET: &str = "kafka_tracer.partition.last_stable_offset";
+    pub const GROUP_MEMBERS: &str = "kafka_tracer.group.members";
+    pub const GROUP_REBALANCES: &str = "kafka_tracer.group.rebalances";
+    pub const GROUP_REBALANCE_DURATION: &str = "kafka_tracer.group.rebalance.duration";
+    pub const SEND_RETRIES: &str = "kafka_tracer.send.retries";
+    pub const REDELIVERED: &str = super::REDELIVERED;
+    pub const TRANSACTIONS: &str = "kafka_tracer.transactions";
+    pub const AUTHENTICATION_FAILURES: &str = "kafka_tracer.authentication.failures";
     pub const END_TO_END_DURATION: &str = "kafka_tracer.end_to_end.duration";
     pub const END_TO_END_NEGATIVE: &str = "kafka_tracer.end_to_end.negative";
     pub const COMMIT_DELAY: &str = super::COMMIT_DELAY;
@@ -140,6 +156,24 @@ pub mod metric {
         (CLIENT_CONSUMED_MESSAGES, "{message}", "Number of messages that were delivered to the application."),
         (GROUP_LAG, "1", "How many messages the group's committed offset is behind the newest end of the partition that was seen."),
         (GROUP_OFFSET, "1", "Offset that the group has committed."),
+        (
+            CONSUMER_LAG,
+            "{message}",
+            "How many messages the consumer's position is behind the newest end of the partition that it may read.",
+        ),
+        (LAST_FETCH_AGE, "s", "Time since the consumer's last Fetch of the partition was answered."),
+        (LAST_COMMIT_AGE, "s", "Time since the group committed an offset of the partition."),
+        (LAST_SEEN_AGE, "s", "Time since a record of the partition was sent or fetched."),
+        (PARTITION_CURRENT_OFFSET, "1", "Newest end of the partition that was seen."),
+        (PARTITION_OLDEST_OFFSET, "1", "Oldest offset of the partition."),
+        (PARTITION_LAST_STABLE_OFFSET, "1", "Offset of the partition before which no transaction is open."),
+        (GROUP_MEMBERS, "{member}", "Members of the group that this service has."),
+        (GROUP_REBALANCES, "{rebalance}", "Generations of the group that began with members of this service."),
+        (GROUP_REBALANCE_DURATION, "s", "From a member's asking to join to its having partitions."),
+        (SEND_RETRIES, "{batch}", "Batches that were sent again."),
+        (REDELIVERED, "{message}", "Messages that were given to the group again."),
+        (TRANSACTIONS, "{transaction}", "Requests to end a transaction."),
+        (AUTHENTICATION_FAILURES, "{failure}", "SASL authentications that the broker refused."),
         (END_TO_END_DURATION, "s", "From being sent to being fetched, of the first record of each fetched batch."),
         (END_TO_END_NEGATIVE, "{batch}", "Batches that were fetched before they were sent, as their clocks have it."),
         (COMMIT_DELAY, "s", "From the fetch of the last offset before the committed one to the commit."),

@@ -153,7 +153,7 @@ impl Collector {
         Ok(wanted.filter_map(|(_, values)| values.last()).map(|(_, value)| value).sum())
     }
 
-    /// All values of some counters.
+    /// All values of some counters and gauges.
     ///
     /// # Errors
     /// If the file holds something else than JSON.
@@ -221,20 +221,20 @@ service:
 /// A metric's values: by series (its resource and its attributes, as JSON) when it was read (nanoseconds since 1970) and what.
 pub type History = BTreeMap<(String, String), Vec<(u64, f64)>>;
 
-/// All values of some sums.
+/// All values of some sums and gauges.
 fn histories<'a>(requests: &[Value], metrics: &[&'a str]) -> BTreeMap<&'a str, History> {
-    let whole = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).and_then(|digits| digits.parse().ok());
+    let whole = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).and_then(|digits| digits.parse::<i64>().ok());
     let mut histories: BTreeMap<&str, History> = metrics.iter().map(|metric| (*metric, History::new())).collect();
     for resource in requests.iter().flat_map(|request| list(request, "resourceMetrics")) {
         for found in list(resource, "scopeMetrics").iter().flat_map(|scope| list(scope, "metrics")) {
             let Some(history) = found.get("name").and_then(Value::as_str).and_then(|name| histories.get_mut(name)) else { continue };
-            for point in found.get("sum").map_or(&[][..], |sum| list(sum, "dataPoints")) {
+            for point in found.get("sum").or_else(|| found.get("gauge")).map_or(&[][..], |values| list(values, "dataPoints")) {
                 let part = |of: &Value, name: &str| of.get(name).map(Value::to_string).unwrap_or_default();
                 let series = (part(resource, "resource"), part(point, "attributes"));
                 #[expect(clippy::cast_precision_loss, reason = "what is counted here stays below 2^53")]
-                let value = whole(point, "asInt").map(|value: u64| value as f64);
+                let value = whole(point, "asInt").map(|value: i64| value as f64);
                 let value = value.or_else(|| point.get("asDouble").and_then(Value::as_f64));
-                let at_ns = whole(point, "timeUnixNano").unwrap_or(0);
+                let at_ns = whole(point, "timeUnixNano").and_then(|time| u64::try_from(time).ok()).unwrap_or(0);
                 history.entry(series).or_default().push((at_ns, value.unwrap_or(0.0)));
             }
         }

@@ -94,7 +94,10 @@ impl Sums {
             Observation::Sent(_)
             | Observation::Fetched(_)
             | Observation::FetchFailed(_)
+            | Observation::Poll(_)
             | Observation::Commit(_)
+            | Observation::Group(_)
+            | Observation::Transaction(_)
             | Observation::Exchange(_)
             | Observation::Connection(_) => {}
         }

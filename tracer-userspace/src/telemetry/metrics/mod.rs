@@ -4,7 +4,8 @@
 
 #![forbid(unsafe_code)]
 
-mod lag;
+mod members;
+mod positions;
 mod service;
 mod source;
 #[cfg(test)]
@@ -17,14 +18,18 @@ use hashlink::LruCache;
 use opentelemetry::{SpanId, TraceId};
 use opentelemetry_sdk::metrics::Temporality;
 
-use self::lag::{Lag, ServiceId};
+use self::members::{Members, Rebalance};
+use self::positions::{Place, Positions, ServiceId};
 use self::service::{Series, Server, Service};
 pub use self::source::{HealthMeter, MetricSources, scope};
 use super::joins::{BatchSpan, Before, FetchedSpans, Fetches, Fingerprint, Reader, SeenSend, SentBatches, TopicInstance, TopicKey};
 use super::semconv::{self, metric};
 use super::{HealthSnapshot, OperationName, ResourceKey, SentClock, error_type, is_fetch_failure};
-use crate::kafka::versions;
-use crate::observe::{Commit, Exchange, FetchFailure, FetchedBatch, Observation, Operation, Outcome, SentBatch, Side, Topic};
+use crate::kafka::{errors, versions};
+use crate::observe::{
+    Commit, Connection, ConnectionEvent, ConnectionEventKind, Exchange, FetchFailure, FetchedBatch, GroupEvent, MAX_REMEMBERED_BYTES,
+    Observation, Operation, Outcome, Poll, SentBatch, Side, Told, Topic, TransactionEnd,
+};
 use crate::time::Timestamp;
 
 /// Buckets of `messaging.client.operation.duration`, in seconds: the conventions'.
@@ -38,8 +43,8 @@ const JOIN_AGE: Duration = Duration::from_hours(1);
 const MAX_SENT_BATCHES: usize = 32_768;
 /// How many fetched batches are remembered, for the delay of commits.
 const MAX_FETCHED_BATCHES: usize = 32_768;
-/// How many partitions' commits of all groups are shown.
-const MAX_COMMITTED: usize = 20_000;
+/// How many partitions' commits of all groups are shown, and how many positions of consumers.
+const MAX_POSITIONS: usize = 20_000;
 
 /// What can be set about metrics.
 #[derive(Clone, Debug)]
@@ -80,10 +85,12 @@ pub struct Metrics {
     next_service: ServiceId,
     /// The exchange and partition whose duration was recorded last: a partition's batches come one after another.
     last_exchange: Option<(Arc<Operation>, Topic, i32)>,
-    lag: Lag,
+    positions: Positions,
+    members: Members,
     sent: SentBatches,
     fetches: Fetches,
     forgotten_services: u64,
+    long_names: u64,
 }
 
 impl Metrics {
@@ -91,14 +98,16 @@ impl Metrics {
     pub fn new(settings: MetricSettings) -> Self {
         Self {
             services: LruCache::new(settings.max_services.max(1)),
-            settings,
             sources: MetricSources::default(),
             next_service: 1,
             last_exchange: None,
-            lag: Lag::new(MAX_COMMITTED),
+            positions: Positions::new(MAX_POSITIONS, settings.max_series.max(1)),
+            members: Members::new(),
             sent: SentBatches::new(MAX_SENT_BATCHES),
             fetches: Fetches::new(MAX_FETCHED_BATCHES),
             forgotten_services: 0,
+            long_names: 0,
+            settings,
         }
     }
 
@@ -110,24 +119,33 @@ impl Metrics {
     /// Adds what was given up to what the tracer says of its own health.
     pub fn report(&self, health: &mut HealthSnapshot) {
         health.add_by(metric::METRICS_LOST, semconv::REASON, "services", self.forgotten_services);
-        health.add_by(metric::METRICS_LOST, semconv::REASON, "group_partitions", self.lag.dropped());
+        health.add_by(metric::METRICS_LOST, semconv::REASON, "positions", self.positions.dropped());
+        health.add_by(metric::METRICS_LOST, semconv::REASON, "long_names", self.long_names);
     }
 
-    /// Counts one observation.
+    /// Counts one observation. Those with names that nobody has but to fill memory are left out.
     pub fn observe(&mut self, observation: &Observation) {
+        if has_long_name(observation) {
+            self.long_names += 1;
+            return;
+        }
         match observation {
             Observation::Sent(sent) => self.observe_sent(sent),
             Observation::Fetched(fetched) => self.observe_fetched(fetched),
             Observation::FetchFailed(failure) => self.observe_failure(failure),
             Observation::Commit(commit) => self.observe_commit(commit),
             Observation::Exchange(exchange) => self.observe_exchange(exchange),
-            Observation::Connection(_) => {}
+            Observation::Poll(poll) => self.observe_poll(poll),
+            Observation::Group(event) => self.observe_group(event),
+            Observation::Transaction(end) => self.observe_transaction(end),
+            Observation::Connection(event) => self.observe_connection(event),
         }
     }
 
     /// Lets time pass: services that fell silent are read once more and forgotten.
     pub fn tick(&mut self, now: Timestamp) {
-        self.lag.tick(now);
+        self.positions.tick(now);
+        self.members.tick(now);
         self.sent.forget(now, JOIN_AGE);
         self.fetches.forget(now, JOIN_AGE);
         for (_, service) in &mut self.services {
@@ -143,36 +161,40 @@ impl Metrics {
 
     fn forget_oldest(&mut self) {
         if let Some((_, service)) = self.services.remove_lru() {
-            self.lag.forget(service.id);
+            self.positions.forget(service.id);
             self.forgotten_services += u64::from(!self.sources.retire(&service.source));
         }
     }
 
     /// The service of an operation, made when it is new.
     fn service(&mut self, operation: &Operation) -> Option<&mut Service> {
-        let key = ResourceKey::of(&operation.connection);
+        self.service_of(&operation.connection, ended_at(operation))
+    }
+
+    fn service_of(&mut self, connection: &Connection, at: Timestamp) -> Option<&mut Service> {
+        let key = ResourceKey::of(connection);
         if self.services.get(&key).is_none() {
             if self.services.len() >= self.services.capacity() {
                 self.forget_oldest();
             }
-            let service = Service::new(&key, self.next_service, &self.lag, &self.settings);
+            let service = Service::new(&key, self.next_service, (&self.positions, &self.members), &self.settings);
             self.next_service += 1;
             self.sources.add(Arc::clone(&service.source));
             self.services.insert(key.clone(), service);
         }
         let service = self.services.get_mut(&key)?;
-        service.last_used = service.last_used.max(ended_at(operation));
+        service.last_used = service.last_used.max(at);
         Some(service)
     }
 
     fn observe_sent(&mut self, sent: &SentBatch) {
         let operation = &*sent.operation;
         let base_offset = sent.base_offset.filter(|_| sent.outcome == Outcome::Success);
-        if let Some(base) = base_offset {
-            let end = base.saturating_add(i64::from(sent.header.last_offset_delta)).saturating_add(1);
-            self.lag.reaches(operation, &sent.topic, sent.partition, end, ended_at(operation));
-        }
+        let place = Place { operation, topic: &sent.topic, partition: sent.partition };
+        let end = base_offset.map(|base| base.saturating_add(i64::from(sent.header.last_offset_delta)).saturating_add(1));
+        let told = Told { high_watermark: end, ..Told::default() };
         if sent.header.control || operation.connection.side != Side::Client {
+            self.positions.told(None, &place, told, false, ended_at(operation));
             return;
         }
         if let Some(topic) = TopicKey::of(&sent.topic) {
@@ -198,6 +220,9 @@ impl Metrics {
             }
             of.count(u64::from(sent.record_count));
         }
+        if sent.retry {
+            service.of(Series::Retry { topic: sent.topic.name.clone() }).count(1);
+        }
         let mut of = service.of(batch);
         of.batch(size, u64::from(sent.record_count));
         if let (Some(uncompressed), false) = (sent.uncompressed_bytes, sent.header.codec == crate::observe::Codec::None)
@@ -206,14 +231,22 @@ impl Metrics {
             #[expect(clippy::cast_precision_loss, reason = "a ratio")]
             of.value(uncompressed as f64 / size as f64);
         }
+        let id = service.id;
+        if sent.outcome == Outcome::Success || sent.outcome == Outcome::Unacknowledged {
+            self.positions.told(Some(id), &place, told, true, ended_at(operation));
+        }
     }
 
     fn observe_fetched(&mut self, fetched: &FetchedBatch) {
         let operation = &*fetched.operation;
-        if let Some(end) = fetched.high_watermark.filter(|end| *end >= 0) {
-            self.lag.reaches(operation, &fetched.topic, fetched.partition, end, ended_at(operation));
-        }
+        let place = Place { operation, topic: &fetched.topic, partition: fetched.partition };
+        let told = Told {
+            high_watermark: fetched.high_watermark.filter(|end| *end >= 0),
+            last_stable_offset: fetched.last_stable_offset,
+            log_start_offset: fetched.log_start_offset,
+        };
         if operation.connection.side != Side::Client {
+            self.positions.told(None, &place, told, false, ended_at(operation));
             return;
         }
         let delivered = if fetched.header.control { 0 } else { fetched.delivered.delivered };
@@ -240,6 +273,10 @@ impl Metrics {
                 of.count(u64::from(delivered));
             }
         }
+        if fetched.redelivered && delivered > 0 {
+            let again = Series::Redelivery { topic: fetched.topic.name.clone(), group: fetched.group.clone() };
+            service.of(again).count(u64::from(delivered));
+        }
         if let Some((seconds, clock)) = end_to_end {
             let mut of = service.of(Series::EndToEnd { topic: fetched.topic.name.clone(), group: fetched.group.clone(), clock });
             if seconds < 0.0 {
@@ -247,6 +284,70 @@ impl Metrics {
             } else {
                 of.value(seconds);
             }
+        }
+        let id = service.id;
+        self.positions.told(Some(id), &place, told, !fetched.header.control, ended_at(operation));
+    }
+
+    fn observe_poll(&mut self, poll: &Poll) {
+        let operation = &*poll.operation;
+        if operation.connection.side == Side::Client
+            && let Some(service) = self.service(operation).map(|service| service.id)
+        {
+            self.positions.polled(service, poll, ended_at(operation));
+        }
+    }
+
+    fn observe_group(&mut self, event: &GroupEvent) {
+        let operation = &*event.operation;
+        if operation.connection.side != Side::Client {
+            return;
+        }
+        let Some(id) = self.service(operation).map(|service| service.id) else { return };
+        let Rebalance { begun, revokes, took } = self.members.event(id, event, ended_at(operation));
+        if revokes {
+            self.positions.rebalanced(id, &event.group);
+        }
+        if let Some(service) = self.service(operation).filter(|_| begun || took.is_some()) {
+            let mut of = service.of(Series::Rebalance { group: Arc::clone(&event.group) });
+            if begun {
+                of.count(1);
+            }
+            if let Some(took) = took {
+                of.value(took.as_secs_f64());
+            }
+        }
+    }
+
+    fn observe_transaction(&mut self, end: &TransactionEnd) {
+        let operation = &*end.operation;
+        if operation.connection.side != Side::Client {
+            return;
+        }
+        let series = Series::Transaction { committed: end.committed, error: error_type(end.outcome) };
+        if let Some(service) = self.service(operation) {
+            service.of(series).count(1);
+        }
+    }
+
+    fn observe_connection(&mut self, event: &ConnectionEvent) {
+        if event.connection.side != Side::Client {
+            return;
+        }
+        match &event.kind {
+            ConnectionEventKind::Closed { .. } => self.positions.closed(event.connection.id),
+            ConnectionEventKind::AuthenticationFailed { mechanism, error } => {
+                let series = Series::Authentication { mechanism: Arc::clone(mechanism), error: errors::name(*error) };
+                if let Some(service) = self.service_of(&event.connection, event.time) {
+                    service.of(series).count(1);
+                }
+            }
+            ConnectionEventKind::Confirmed
+            | ConnectionEventKind::NeverConfirmed
+            | ConnectionEventKind::Authenticated { .. }
+            | ConnectionEventKind::Encrypted
+            | ConnectionEventKind::LostSync
+            | ConnectionEventKind::RegainedSync => {}
         }
     }
 
@@ -299,7 +400,7 @@ impl Metrics {
         let id = service.id;
         // A share group has no position to be behind of.
         if commit.acknowledged.is_none() {
-            self.lag.committed(id, commit, ended_at(operation));
+            self.positions.committed(id, commit, ended_at(operation));
         }
     }
 
@@ -370,6 +471,24 @@ impl Metrics {
             self.last_exchange = Some((Arc::clone(operation), topic.clone(), partition));
         }
         !again
+    }
+}
+
+/// Whether a name would be remembered that is longer than names are.
+fn has_long_name(observation: &Observation) -> bool {
+    let is_long = |name: Option<&Arc<str>>| name.is_some_and(|name| name.len() > MAX_REMEMBERED_BYTES);
+    match observation {
+        Observation::Sent(sent) => is_long(sent.topic.name.as_ref()),
+        Observation::Fetched(fetched) => is_long(fetched.topic.name.as_ref()) || is_long(fetched.group.as_ref()),
+        Observation::FetchFailed(failure) => is_long(failure.topic.name.as_ref()) || is_long(failure.group.as_ref()),
+        Observation::Poll(poll) => is_long(poll.group.as_ref()) || poll.partitions.iter().any(|polled| is_long(polled.topic.name.as_ref())),
+        Observation::Commit(commit) => is_long(commit.topic.name.as_ref()) || is_long(Some(&commit.group)),
+        Observation::Group(event) => is_long(Some(&event.group)),
+        Observation::Connection(event) => match &event.kind {
+            ConnectionEventKind::AuthenticationFailed { mechanism, .. } => is_long(Some(mechanism)),
+            _ => false,
+        },
+        Observation::Transaction(_) | Observation::Exchange(_) => false,
     }
 }
 

@@ -9,7 +9,8 @@ use opentelemetry::metrics::{BoundCounter, BoundHistogram, Counter, Histogram, M
 use opentelemetry::{KeyValue, StringValue};
 use opentelemetry_sdk::metrics::Temporality;
 
-use super::lag::{Lag, ServiceId};
+use super::members::Members;
+use super::positions::{Positions, ServiceId};
 use super::source::Source;
 use super::{DURATION_BOUNDS, MetricSettings};
 use crate::observe::{Operation, Side};
@@ -92,6 +93,26 @@ pub(super) enum Series {
         topic: Option<Arc<str>>,
         codec: &'static str,
     },
+    /// Batches that were sent again.
+    Retry {
+        topic: Option<Arc<str>>,
+    },
+    /// Messages that were given to a group again.
+    Redelivery {
+        topic: Option<Arc<str>>,
+        group: Option<Arc<str>>,
+    },
+    Transaction {
+        committed: bool,
+        error: Option<&'static str>,
+    },
+    Rebalance {
+        group: Arc<str>,
+    },
+    Authentication {
+        mechanism: Arc<str>,
+        error: &'static str,
+    },
 }
 
 fn text(attributes: &mut Vec<KeyValue>, key: &'static str, value: Option<&Arc<str>>) {
@@ -133,6 +154,20 @@ impl Series {
                 text(&mut all, semconv::MESSAGING_DESTINATION_NAME, topic.as_ref());
                 all.push(KeyValue::new(semconv::BATCH_CODEC, *codec));
             }
+            Self::Retry { topic } => text(&mut all, semconv::MESSAGING_DESTINATION_NAME, topic.as_ref()),
+            Self::Redelivery { topic, group } => {
+                text(&mut all, semconv::MESSAGING_DESTINATION_NAME, topic.as_ref());
+                text(&mut all, semconv::MESSAGING_CONSUMER_GROUP_NAME, group.as_ref());
+            }
+            Self::Transaction { committed, error } => {
+                all.push(KeyValue::new(semconv::TRANSACTION_OUTCOME, if *committed { "committed" } else { "aborted" }));
+                all.extend(error.map(|error| KeyValue::new(semconv::ERROR_TYPE, error)));
+            }
+            Self::Rebalance { group } => text(&mut all, semconv::MESSAGING_CONSUMER_GROUP_NAME, Some(group)),
+            Self::Authentication { mechanism, error } => {
+                text(&mut all, semconv::SASL_MECHANISM, Some(mechanism));
+                all.push(KeyValue::new(semconv::ERROR_TYPE, *error));
+            }
         }
         all
     }
@@ -153,6 +188,12 @@ struct Instruments {
     batch_size: Histogram<u64>,
     batch_records: Histogram<u64>,
     batch_ratio: Histogram<f64>,
+    retries: Counter<u64>,
+    redelivered: Counter<u64>,
+    transactions: Counter<u64>,
+    rebalances: Counter<u64>,
+    rebalance_duration: Histogram<f64>,
+    authentication_failures: Counter<u64>,
 }
 
 impl Instruments {
@@ -170,19 +211,27 @@ impl Instruments {
             batch_size: sizes(meter, metric::BATCH_SIZE, &BYTES_BOUNDS),
             batch_records: sizes(meter, metric::BATCH_RECORDS, &RECORDS_BOUNDS),
             batch_ratio: histogram(meter, metric::BATCH_COMPRESSION_RATIO, &RATIO_BOUNDS),
+            retries: counter(meter, metric::SEND_RETRIES),
+            redelivered: counter(meter, metric::REDELIVERED),
+            transactions: counter(meter, metric::TRANSACTIONS),
+            rebalances: counter(meter, metric::GROUP_REBALANCES),
+            rebalance_duration: histogram(meter, metric::GROUP_REBALANCE_DURATION, &DELAY_BOUNDS),
+            authentication_failures: counter(meter, metric::AUTHENTICATION_FAILURES),
         }
     }
 
-    /// What [`Recorder::value`] of a series goes to.
-    const fn value_of(&self, series: &Series) -> &Histogram<f64> {
+    /// What [`Recorder::value`] of a series goes to; those of which nothing is measured have none.
+    const fn value_of(&self, series: &Series) -> Option<&Histogram<f64>> {
         match series {
-            Series::Messaging { .. } => &self.duration,
-            Series::EndToEnd { .. } => &self.end_to_end,
-            Series::CommitDelay { .. } => &self.commit_delay,
-            Series::FetchWait { .. } => &self.fetch_wait,
-            Series::Throttle { .. } => &self.throttle,
-            Series::Request { .. } => &self.request,
-            Series::Batch { .. } => &self.batch_ratio,
+            Series::Messaging { .. } => Some(&self.duration),
+            Series::EndToEnd { .. } => Some(&self.end_to_end),
+            Series::CommitDelay { .. } => Some(&self.commit_delay),
+            Series::FetchWait { .. } => Some(&self.fetch_wait),
+            Series::Throttle { .. } => Some(&self.throttle),
+            Series::Request { .. } => Some(&self.request),
+            Series::Batch { .. } => Some(&self.batch_ratio),
+            Series::Rebalance { .. } => Some(&self.rebalance_duration),
+            Series::Retry { .. } | Series::Redelivery { .. } | Series::Transaction { .. } | Series::Authentication { .. } => None,
         }
     }
 
@@ -192,6 +241,11 @@ impl Instruments {
             Series::Messaging { operation: OperationName::Send, .. } => Some(&self.sent),
             Series::Messaging { .. } => Some(&self.consumed),
             Series::EndToEnd { .. } => Some(&self.end_to_end_negative),
+            Series::Retry { .. } => Some(&self.retries),
+            Series::Redelivery { .. } => Some(&self.redelivered),
+            Series::Transaction { .. } => Some(&self.transactions),
+            Series::Rebalance { .. } => Some(&self.rebalances),
+            Series::Authentication { .. } => Some(&self.authentication_failures),
             Series::CommitDelay { .. }
             | Series::FetchWait { .. }
             | Series::Throttle { .. }
@@ -221,10 +275,13 @@ impl Recorder<'_> {
     /// A duration in seconds, or a batch's compression ratio.
     pub(super) fn value(&mut self, value: f64) {
         let Bound { attributes, value: bound, .. } = &mut *self.bound;
-        bound.get_or_insert_with(|| self.instruments.value_of(&self.series).bind(attributes)).record(value);
+        if let Some(histogram) = self.instruments.value_of(&self.series) {
+            bound.get_or_insert_with(|| histogram.bind(attributes)).record(value);
+        }
     }
 
-    /// Messages that were sent or consumed, or batches that came before they were sent.
+    /// Messages that were sent, consumed or given again, batches that came before they were sent or were sent again, transactions, rebalances,
+    /// failures.
     pub(super) fn count(&mut self, count: u64) {
         let Bound { attributes, count: bound, .. } = &mut *self.bound;
         if let Some(counter) = self.instruments.count_of(&self.series) {
@@ -256,10 +313,11 @@ pub(super) struct Service {
 }
 
 impl Service {
-    pub(super) fn new(key: &ResourceKey, id: ServiceId, lag: &Lag, settings: &MetricSettings) -> Self {
+    pub(super) fn new(key: &ResourceKey, id: ServiceId, (positions, members): (&Positions, &Members), settings: &MetricSettings) -> Self {
         let source = Arc::new(Source::new(key.to_resource(), settings));
         let meter = source.meter();
-        lag.show(id, &meter);
+        positions.show(id, &meter);
+        members.show(id, &meter);
         Self {
             instruments: Instruments::new(&meter),
             series: LruCache::new(settings.max_series.clamp(1, 4_096)),

@@ -7,8 +7,8 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics, ScopeMetrics};
 
 use super::*;
-use crate::observe::{BatchHeader, Codec, Delivered, SentBatch};
-use crate::telemetry::fixtures::{T0, at, commit, connection, fetch_failure, fetched, operation, sent};
+use crate::observe::{BatchHeader, Codec, Delivered, GroupEventKind, PolledPartition, SentBatch};
+use crate::telemetry::fixtures::{T0, at, commit, connection, fetch_failure, fetched, operation, sent, topic};
 
 /// One line a data point, of all services: metric, value, attributes in alphabetical order.
 fn lines(sources: &MetricSources) -> Vec<String> {
@@ -30,6 +30,12 @@ fn show(metrics: &ResourceMetrics) -> Vec<String> {
                 lines.extend(sum.data_points().map(|point| format!("{head} {}{}", point.value(), attributes(point.attributes()))));
             }
             AggregatedMetrics::I64(MetricData::Gauge(gauge)) => {
+                lines.extend(gauge.data_points().map(|point| format!("{head} {}{}", point.value(), attributes(point.attributes()))));
+            }
+            AggregatedMetrics::F64(MetricData::Gauge(gauge)) => {
+                lines.extend(gauge.data_points().map(|point| format!("{head} {}{}", point.value(), attributes(point.attributes()))));
+            }
+            AggregatedMetrics::U64(MetricData::Gauge(gauge)) => {
                 lines.extend(gauge.data_points().map(|point| format!("{head} {}{}", point.value(), attributes(point.attributes()))));
             }
             AggregatedMetrics::U64(MetricData::Histogram(histogram)) => lines.extend(
@@ -191,7 +197,7 @@ fn each_service_has_its_resource_and_forgotten_ones_a_last_reading() {
     assert!(read(&metrics).is_empty());
     let mut health = HealthSnapshot::default();
     metrics.report(&mut health);
-    assert_eq!(health.values.iter().map(|lost| lost.value).collect::<Vec<_>>(), [0, 0]);
+    assert_eq!(health.values.iter().map(|lost| lost.value).collect::<Vec<_>>(), [0, 0, 0]);
 }
 
 #[test]
@@ -228,7 +234,7 @@ fn exchange(api_key: i16, side: Side, outcome: Outcome) -> Observation {
 #[test]
 fn a_groups_lag_is_the_newest_end_seen_minus_what_it_committed() {
     let mut metrics = Metrics::new(MetricSettings::default());
-    let read = |metrics: &Metrics| only(&metrics.sources(), "kafka.");
+    let read = |metrics: &Metrics| only(&metrics.sources(), "kafka.consumer_group.");
     // Committed, but the partition's end is not known.
     metrics.observe(&Observation::Commit(commit(1001)));
     let offset = "kafka.consumer_group.offset [1] 1001 group=billing partition=3 topic=orders";
@@ -358,4 +364,221 @@ fn sent_batches_have_sizes() {
             "kafka_tracer.batch.size [By] x1 321 destination.name=orders kafka_tracer.batch.codec=none",
         ]
     );
+}
+
+/// Group `billing` polls partition 3 of `orders` on a connection, at `ms`.
+fn poll(connection_id: u64, ms: u64, position: i64, (end, stable): (i64, i64)) -> Poll {
+    let mut of = operation(1, "billing-1", ms);
+    of.connection = Arc::new(Connection { id: connection_id, ..(*of.connection).clone() });
+    let told = Told { high_watermark: Some(end), last_stable_offset: Some(stable), log_start_offset: Some(7) };
+    Poll {
+        operation: Arc::new(of),
+        group: Some("billing".into()),
+        several_groups: false,
+        isolation_level: Some(0),
+        partitions: vec![PolledPartition { topic: topic(), partition: 3, position: Some(position), told }],
+        left: Vec::new(),
+    }
+}
+
+/// Lines of a gauge, without the unit.
+fn gauge(metrics: &Metrics, name: &str) -> Vec<String> {
+    let lines = only(&metrics.sources(), &format!("{name} ["));
+    lines.iter().map(|line| line.split_once("] ").unwrap().1.to_owned()).collect()
+}
+
+#[test]
+fn a_consumer_is_behind_by_what_it_has_not_fetched_yet_and_may() {
+    let mut metrics = Metrics::new(MetricSettings::default());
+    let of = "group=billing partition=3 topic=orders";
+    metrics.observe(&Observation::Poll(poll(2, 0, 1000, (1010, 1004))));
+    assert_eq!(gauge(&metrics, metric::CONSUMER_LAG), [format!("10 {of}")]);
+    metrics.observe(&Observation::Poll(Poll { isolation_level: Some(1), ..poll(2, 10, 1000, (1010, 1004)) }));
+    assert_eq!(gauge(&metrics, metric::CONSUMER_LAG), [format!("4 {of}")], "what is behind the open transaction is not to be had");
+    assert_eq!(gauge(&metrics, metric::PARTITION_CURRENT_OFFSET), ["1010 partition=3 topic=orders"]);
+    assert_eq!(gauge(&metrics, metric::PARTITION_LAST_STABLE_OFFSET), ["1004 partition=3 topic=orders"]);
+    assert_eq!(gauge(&metrics, metric::PARTITION_OLDEST_OFFSET), ["7 partition=3 topic=orders"]);
+    // It stops fetching, and others send: the lag grows, and the age of its last fetch.
+    metrics.observe(&Observation::Poll(poll(2, 20, 1010, (1010, 1010))));
+    let sent_then = SentBatch { base_offset: Some(1010), operation: Arc::new(operation(0, "shop", 4_020)), ..sent(5, Vec::new()) };
+    metrics.observe(&Observation::Sent(sent_then));
+    assert_eq!(gauge(&metrics, metric::CONSUMER_LAG), [format!("5 {of}")]);
+    assert_eq!(gauge(&metrics, metric::LAST_FETCH_AGE), [format!("4 {of}")]);
+    assert_eq!(gauge(&metrics, metric::LAST_SEEN_AGE), ["0 partition=3 topic=orders"]);
+    // What was told a minute ago says nothing of now; that nobody fetched does.
+    metrics.tick(at(4_027).plus(Duration::from_mins(1)));
+    assert_eq!(gauge(&metrics, metric::CONSUMER_LAG), Vec::<String>::new());
+    assert_eq!(gauge(&metrics, metric::LAST_FETCH_AGE), [format!("64.001 {of}")]);
+}
+
+#[test]
+fn a_consumer_that_reads_a_partition_no_longer_is_not_behind() {
+    let closed = |id: u64| {
+        let connection = Arc::new(Connection { id, ..(*connection("10.0.0.8:50002", Side::Client)).clone() });
+        let kind = ConnectionEventKind::Closed { reset: false };
+        Observation::Connection(ConnectionEvent { connection, client_id: None, seen_from: at(0), from_its_start: true, time: at(9), kind })
+    };
+    let left = |poll: Poll| Poll { partitions: Vec::new(), left: vec![(topic(), 3)], ..poll };
+    let leaves = GroupEvent { member: Some("m".into()), ..joined(GroupEventKind::Left, 9) };
+    for (name, ends) in [
+        ("its session forgets the partition", Observation::Poll(left(poll(2, 9, 0, (0, 0))))),
+        ("its connection ends", closed(2)),
+        ("it leaves", Observation::Group(leaves)),
+        ("its group divides its partitions anew", Observation::Group(joined(GroupEventKind::Joining { generation: Some(5) }, 9))),
+    ] {
+        let mut metrics = Metrics::new(MetricSettings::default());
+        metrics.observe(&Observation::Poll(poll(1, 0, 1000, (1010, 1010))));
+        // Its leader changed: another connection, the same reader.
+        metrics.observe(&Observation::Poll(poll(2, 1, 1000, (1010, 1010))));
+        metrics.observe(&closed(1));
+        assert_eq!(gauge(&metrics, metric::LAST_FETCH_AGE).len(), 1, "{name}");
+        metrics.observe(&ends);
+        assert_eq!(gauge(&metrics, metric::LAST_FETCH_AGE).len(), 0, "{name}");
+        metrics.observe(&Observation::Poll(poll(2, 10, 1000, (1010, 1010))));
+        assert_eq!(gauge(&metrics, metric::LAST_FETCH_AGE).len(), 1, "{name}, and comes back");
+    }
+}
+
+#[test]
+fn a_reader_whose_group_is_learnt_is_shown_once_and_one_of_several_groups_not_at_all() {
+    let mut metrics = Metrics::new(MetricSettings::default());
+    metrics.observe(&Observation::Poll(Poll { group: None, ..poll(2, 0, 1000, (1010, 1010)) }));
+    assert_eq!(gauge(&metrics, metric::CONSUMER_LAG), ["10 partition=3 topic=orders"]);
+    metrics.observe(&Observation::Poll(poll(2, 1, 1000, (1010, 1010))));
+    assert_eq!(gauge(&metrics, metric::CONSUMER_LAG), ["10 group=billing partition=3 topic=orders"]);
+    let mut metrics = Metrics::new(MetricSettings::default());
+    metrics.observe(&Observation::Poll(Poll { group: None, several_groups: true, ..poll(2, 0, 1000, (1010, 1010)) }));
+    assert!(gauge(&metrics, metric::CONSUMER_LAG).is_empty());
+    assert_eq!(gauge(&metrics, metric::PARTITION_CURRENT_OFFSET).len(), 1);
+}
+
+#[test]
+fn gauges_beyond_the_bound_are_dropped_and_counted() {
+    let mut metrics = Metrics::new(MetricSettings { max_series: 4, ..MetricSettings::default() });
+    for partition in 0..20 {
+        let mut polled = poll(2, 0, 1000, (1010, 1010));
+        polled.partitions[0].partition = partition;
+        metrics.observe(&Observation::Poll(polled));
+        metrics.observe(&Observation::Commit(Commit { partition, ..commit(1001) }));
+    }
+    for name in [metric::CONSUMER_LAG, metric::GROUP_LAG, metric::GROUP_OFFSET, metric::PARTITION_CURRENT_OFFSET, metric::LAST_COMMIT_AGE] {
+        let lines = gauge(&metrics, name);
+        assert_eq!(lines.len(), 4, "{name}: {lines:?}");
+        assert!(!lines.iter().any(|line| line.contains("overflow")), "{name}: {lines:?}");
+    }
+    let mut health = HealthSnapshot::default();
+    metrics.report(&mut health);
+    assert_eq!(health.values.iter().map(|lost| lost.value).collect::<Vec<_>>(), [0, 3 * 16, 0]);
+}
+
+/// A member of `billing` does something at `ms`, and is answered 6 ms later.
+fn joined(kind: GroupEventKind, ms: u64) -> GroupEvent {
+    GroupEvent { operation: Arc::new(operation(11, "billing-1", ms)), group: "billing".into(), member: Some("m".into()), kind }
+}
+
+#[test]
+fn rebalances_are_counted_once_for_each_generation_and_last_until_the_member_has_its_partitions() {
+    let mut metrics = Metrics::new(MetricSettings::default());
+    let join = |generation| GroupEventKind::Joining { generation };
+    for (kind, member, ms) in [
+        (join(None), "m", 0),
+        (join(Some(1)), "m", 10),
+        (GroupEventKind::Synced { generation: 1 }, "m", 2_244),
+        (GroupEventKind::Alive { generation: 1 }, "m", 3_000),
+        // Another one joins, and the first joins again.
+        (join(Some(2)), "n", 4_000),
+        (join(Some(2)), "m", 4_001),
+        (GroupEventKind::Synced { generation: 2 }, "m", 4_494),
+    ] {
+        metrics.observe(&Observation::Group(GroupEvent { member: Some(member.into()), ..joined(kind, ms) }));
+    }
+    assert_eq!(
+        only(&metrics.sources(), "kafka_tracer.group"),
+        [
+            "kafka_tracer.group.members [{member}] 2 group=billing",
+            "kafka_tracer.group.rebalance.duration [s] x2 2.75 consumer.group.name=billing",
+            "kafka_tracer.group.rebalances [{rebalance}] 2 consumer.group.name=billing",
+        ]
+    );
+    metrics.observe(&Observation::Group(GroupEvent { member: Some("n".into()), ..joined(GroupEventKind::Left, 5_000) }));
+    assert_eq!(gauge(&metrics, metric::GROUP_MEMBERS), ["1 group=billing"]);
+    metrics.tick(at(4_501).plus(Duration::from_mins(1)));
+    assert!(gauge(&metrics, metric::GROUP_MEMBERS).is_empty(), "not heard of for a minute");
+}
+
+#[test]
+fn members_without_a_second_step_rebalance_when_their_epoch_grows() {
+    let mut metrics = Metrics::new(MetricSettings::default());
+    let alive = |generation| GroupEventKind::Alive { generation };
+    for kind in [alive(7), alive(7), alive(8), alive(7), alive(8), GroupEventKind::Joined { generation: 9 }, alive(9)] {
+        metrics.observe(&Observation::Group(joined(kind, 0)));
+    }
+    let lines = only(&metrics.sources(), "kafka_tracer.group.rebalance");
+    assert_eq!(lines, ["kafka_tracer.group.rebalances [{rebalance}] 2 consumer.group.name=billing"]);
+}
+
+#[test]
+fn retries_redeliveries_transactions_and_refused_authentications_are_counted() {
+    let mut metrics = Metrics::new(MetricSettings::default());
+    let ended = |committed, outcome| {
+        Observation::Transaction(TransactionEnd {
+            operation: Arc::new(operation(26, "shop", 0)),
+            transactional_id: "t".into(),
+            committed,
+            outcome,
+        })
+    };
+    let kind = ConnectionEventKind::AuthenticationFailed { mechanism: "SCRAM-SHA-256".into(), error: 58 };
+    let connection = connection("10.0.0.8:50002", Side::Client);
+    for observation in [
+        Observation::Sent(SentBatch { retry: true, ..sent(5, Vec::new()) }),
+        Observation::Sent(sent(5, Vec::new())),
+        Observation::Fetched(FetchedBatch { redelivered: true, ..fetched(5, Vec::new()) }),
+        ended(true, Outcome::Success),
+        ended(true, Outcome::Error(51)),
+        ended(false, Outcome::Success),
+        Observation::Connection(ConnectionEvent { connection, client_id: None, seen_from: at(0), from_its_start: true, time: at(9), kind }),
+    ] {
+        metrics.observe(&observation);
+    }
+    let counted = |name: &str| only(&metrics.sources(), name);
+    assert_eq!(counted(metric::SEND_RETRIES), ["kafka_tracer.send.retries [{batch}] 1 destination.name=orders"]);
+    assert_eq!(
+        counted(metric::REDELIVERED),
+        ["kafka_tracer.redelivered [{message}] 5 consumer.group.name=billing destination.name=orders"]
+    );
+    assert_eq!(
+        counted(metric::TRANSACTIONS),
+        [
+            "kafka_tracer.transactions [{transaction}] 1 error.type=CONCURRENT_TRANSACTIONS kafka_tracer.transaction.outcome=committed",
+            "kafka_tracer.transactions [{transaction}] 1 kafka_tracer.transaction.outcome=aborted",
+            "kafka_tracer.transactions [{transaction}] 1 kafka_tracer.transaction.outcome=committed",
+        ]
+    );
+    assert_eq!(
+        counted(metric::AUTHENTICATION_FAILURES),
+        [
+            "kafka_tracer.authentication.failures [{failure}] 1 error.type=SASL_AUTHENTICATION_FAILED kafka_tracer.sasl.mechanism=SCRAM-SHA-256"
+        ]
+    );
+}
+
+#[test]
+fn names_longer_than_names_are_take_no_memory() {
+    let long: Arc<str> = "x".repeat(256).into();
+    let mut batch = sent(5, Vec::new());
+    batch.topic.name = Some(Arc::clone(&long));
+    let mut metrics = Metrics::new(MetricSettings::default());
+    for observation in [
+        Observation::Sent(batch),
+        Observation::Commit(Commit { group: Arc::clone(&long), ..commit(1005) }),
+        Observation::Poll(Poll { group: Some(Arc::clone(&long)), ..poll(2, 0, 1000, (1010, 1010)) }),
+        Observation::Group(GroupEvent { group: long, ..joined(GroupEventKind::Synced { generation: 1 }, 0) }),
+    ] {
+        metrics.observe(&observation);
+    }
+    assert!(lines(&metrics.sources()).is_empty());
+    let mut health = HealthSnapshot::default();
+    metrics.report(&mut health);
+    assert_eq!(health.values.iter().map(|lost| lost.value).sum::<u64>(), 4);
 }

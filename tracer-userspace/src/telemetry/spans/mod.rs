@@ -201,7 +201,11 @@ impl Telemetry {
             Observation::Fetched(fetched) => self.observe_fetched(fetched, sink),
             Observation::FetchFailed(failure) => self.observe_fetch_failure(failure, sink),
             Observation::Commit(commit) => self.observe_commit(commit, sink),
-            Observation::Exchange(_) | Observation::Connection(_) => {}
+            Observation::Poll(_)
+            | Observation::Group(_)
+            | Observation::Transaction(_)
+            | Observation::Exchange(_)
+            | Observation::Connection(_) => {}
         }
     }
 
