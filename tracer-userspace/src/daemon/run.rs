@@ -297,7 +297,8 @@ impl Daemon {
                 true
             }
         };
-        let Self { sources, mut pipeline, mut teller, .. } = self;
+        let Self { mut sources, mut pipeline, mut teller, .. } = self;
+        sources.finish();
         let counts = sources.counts();
         debug!(?counts, "What the sources handed over and lost.");
         // Detach first: from here on the host pays nothing any more.

@@ -76,8 +76,22 @@ fn file(machine: u16, form: u32, has_symbols: bool) -> Vec<u8> {
         sections.push((".symtab", 2, symbols.clone(), strings, 24));
         sections.push((".dynsym", 11, symbols, strings, 24));
         sections.push((".strtab", 3, names, 0, 0));
+        if form == 0xffff_fff1 {
+            sections.push((".gnu.hash", 0x6fff_fff6, hashes(), strings - 1, 0));
+        }
     }
     elf(machine, sections)
+}
+
+/// The table that the loader looks into: one chain of all names. The first symbol is none.
+fn hashes() -> Vec<u8> {
+    let mut words = vec![1_u32, 1, 1, 0, u32::MAX, u32::MAX, 1];
+    let hash = |name: &str| name.bytes().fold(5381_u32, |hash, byte| hash.wrapping_mul(33).wrapping_add(byte.into()));
+    words.extend(NAMES.map(|name| hash(name) & !1));
+    if let Some(last) = words.last_mut() {
+        *last |= 1;
+    }
+    words.into_iter().flat_map(u32::to_le_bytes).collect()
 }
 
 /// Go's table of two functions.

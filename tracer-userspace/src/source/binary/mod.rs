@@ -9,7 +9,7 @@ mod code;
 mod pclntab;
 
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader, SectionHeader, Sym, SymbolTable};
-use object::{Endianness, Object, ObjectSection, ReadRef, SectionIndex, elf};
+use object::{Endian, Endianness, Object, ObjectSection, ReadRef, SectionIndex, SymbolIndex, elf};
 
 use code::Machine;
 use pclntab::{FunctionTable, Span};
@@ -54,7 +54,7 @@ impl<'data, R: ReadRef<'data>> Binary<'data, R> {
 
     /// The functions of these names among those that the file exports.
     pub fn exported<const N: usize>(&self, names: &[&str; N]) -> [Option<Function>; N] {
-        self.find(self.elf.elf_dynamic_symbol_table(), names)
+        self.hashed(names).unwrap_or_else(|| self.find(self.elf.elf_dynamic_symbol_table(), names))
     }
 
     /// The functions of these names among all that the file has, where that table was left in.
@@ -121,13 +121,46 @@ impl<'data, R: ReadRef<'data>> Binary<'data, R> {
                 continue;
             }
             for (name, place) in names.iter().zip(&mut found) {
-                let name = name.as_bytes();
-                if place.is_none() && strings.get(at..at + name.len()) == Some(name) && strings.get(at + name.len()) == Some(&0) {
+                if place.is_none() && is_name(strings, at, name) {
                     *place = Some(Function { address: symbol.st_value(endian), bytes: symbol.st_size(endian) });
                 }
             }
         }
         found
+    }
+
+    /// What is exported, by the table of hashes that the loader looks into: a large program has tens of thousands of names. None without one.
+    fn hashed<const N: usize>(&self, names: &[&str; N]) -> Option<[Option<Function>; N]> {
+        let endian = self.elf.endian();
+        let mut sections = self.elf.elf_section_table().enumerate();
+        let table = self.table(sections.find(|(_, section)| section.sh_type(endian) == elf::SHT_GNU_HASH)?.0)?;
+        let symbols = self.elf.elf_dynamic_symbol_table();
+        let strings = self.table(symbols.string_section())?;
+        let word = |at: usize| Some(endian.read_u32(*table.get(at.checked_mul(4)?..)?.first_chunk()?));
+        // Numbers of chains, of the first symbol with a hash, and of words of 64 bits in a filter; a shift for it; then all three.
+        let (chains, first, filter) = (word(0)?, word(1)? as usize, word(2)? as usize);
+        let begins = 4_usize.checked_add(filter.checked_mul(2)?)?;
+        let hashes = begins.checked_add(chains as usize)?;
+        let function = |name: &str| {
+            let hash = elf::gnu_hash(name.as_bytes());
+            let mut index = word(begins.checked_add(hash.checked_rem(chains)? as usize)?)? as usize;
+            // The last hash of a chain is odd.
+            loop {
+                let found = word(hashes.checked_add(index.checked_sub(first)?)?)?;
+                if found | 1 == hash | 1 {
+                    let symbol = symbols.symbol(SymbolIndex(index)).ok()?;
+                    let is_function = symbol.st_type() == elf::STT_FUNC && !symbol.is_undefined(endian);
+                    if is_function && is_name(strings, symbol.st_name(endian) as usize, name) {
+                        return Some(Function { address: symbol.st_value(endian), bytes: symbol.st_size(endian) });
+                    }
+                }
+                if found & 1 == 1 {
+                    return None;
+                }
+                index += 1;
+            }
+        };
+        Some(names.map(function))
     }
 
     /// The bytes of a section that is not larger than what is read.
@@ -208,5 +241,27 @@ impl<'data, R: ReadRef<'data>> Binary<'data, R> {
         // Both ends have to be code.
         self.offset(address.checked_add(bytes)?.checked_sub(1)?)?;
         self.elf.data().read_bytes_at(self.offset(address)?, bytes).ok()
+    }
+}
+
+/// Whether a name lies at a place of a table of names, each with a zero behind it.
+fn is_name(strings: &[u8], at: usize, name: &str) -> bool {
+    strings.get(at..).and_then(|rest| rest.strip_prefix(name.as_bytes())).is_some_and(|rest| rest.first() == Some(&0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_loader_finds_by_hashes_is_what_stands_in_the_table() {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let library = maps.lines().filter_map(|line| line.split_ascii_whitespace().nth(5)).find(|path| path.contains("/libc.so."));
+        let Some(data) = library.map(|path| std::fs::read(path).unwrap()) else { return };
+        let binary = Binary::parse(&*data).unwrap();
+        let names = ["write", "no_such_function", "malloc", "wri", "writev", ""];
+        let hashed = binary.hashed(&names).unwrap();
+        assert_eq!(hashed, binary.find(binary.elf.elf_dynamic_symbol_table(), &names));
+        assert_eq!(hashed.map(|function| function.is_some()), [true, false, true, false, true, false]);
     }
 }

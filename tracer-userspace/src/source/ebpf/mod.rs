@@ -61,6 +61,9 @@ pub trait LiveSource {
     /// Does what is due: clocks, owners, old data. Called before each look, so it has to be cheap when nothing is.
     fn keep_house(&mut self);
 
+    /// Nothing more will come: what waits for more is given up, and counted.
+    fn finish(&mut self) {}
+
     /// Tells the kernel what became of a socket of this source.
     ///
     /// # Errors

@@ -48,6 +48,14 @@ impl Sources {
         }
     }
 
+    /// Nothing more will be asked for: what waits for more is given up, and counted.
+    pub fn finish(&mut self) {
+        self.main.finish();
+        if let Some(beside) = &mut self.beside {
+            beside.finish();
+        }
+    }
+
     /// Tells the kernel what became of a socket.
     ///
     /// # Errors

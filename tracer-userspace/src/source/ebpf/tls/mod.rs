@@ -205,6 +205,10 @@ impl LiveSource for TlsSource {
         self.gone.append(&mut lock(&self.shared).gone);
     }
 
+    fn finish(&mut self) {
+        self.translator.give_up_all();
+    }
+
     fn verdict(&mut self, socket: SocketKey, decided: Verdict) -> Result<(), SourceError> {
         let state = match decided {
             Verdict::Capture => State::Capture,

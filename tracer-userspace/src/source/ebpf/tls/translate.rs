@@ -147,12 +147,17 @@ impl Translator {
 
     /// Drops what has waited too long. `boot_ns` is now.
     pub(super) fn expire(&mut self, boot_ns: u64) {
-        let over: Vec<u64> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.is_waiting() && session.first_ns.saturating_add(WAIT_NS) <= boot_ns)
-            .map(|(id, _)| *id)
-            .collect();
+        self.give_up_those(|session| session.first_ns.saturating_add(WAIT_NS) <= boot_ns);
+    }
+
+    /// Drops all that waits: nothing more will come.
+    pub(super) fn give_up_all(&mut self) {
+        self.give_up_those(|_| true);
+    }
+
+    fn give_up_those(&mut self, is_over: impl Fn(&Session) -> bool) {
+        let waiting = self.sessions.iter().filter(|(_, session)| session.is_waiting());
+        let over: Vec<u64> = waiting.filter(|(_, session)| is_over(session)).map(|(id, _)| *id).collect();
         for id in over {
             self.give_up(id);
         }
@@ -420,6 +425,15 @@ mod tests {
             assert!(translator.waiting_bytes <= MAX_WAITING_BYTES);
         }
         assert_eq!(translator.seen().untied, 1);
+    }
+
+    #[test]
+    fn what_waits_at_the_end_is_counted_once() {
+        let mut translator = Translator::new();
+        push(&mut translator, &data(0, flag::UNTIED, b"ab"));
+        translator.give_up_all();
+        translator.give_up_all();
+        assert_eq!((translator.seen().untied, translator.waiting_bytes), (1, 0));
     }
 
     #[test]
