@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail};
 use crate::{step, workspace};
 
 /// Debian's package for each program that we call.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 10] = [
+    ("cc", "gcc"),
     ("g++", "g++"),
     ("java", "default-jdk-headless"),
     ("javac", "default-jdk-headless"),
@@ -31,8 +32,12 @@ pub fn ensure(program: &str) -> Result<()> {
     if step::installed(program) {
         return Ok(());
     }
-    let package = package(program);
-    let by_hand = format!("`{program}` is needed and not on PATH; on Debian: `apt-get install {package}`");
+    install(package(program), &format!("`{program}`"))
+}
+
+/// Installs one of Debian's packages, for what is missing.
+fn install(package: &str, missing: &str) -> Result<()> {
+    let by_hand = format!("{missing} is needed and not there; on Debian: `apt-get install {package}`");
     if !step::installed("apt-get") || !rustix::process::geteuid().is_root() {
         bail!(by_hand);
     }
@@ -42,7 +47,7 @@ pub fn ensure(program: &str) -> Result<()> {
         command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
         command
     };
-    step::step(&format!("install Debian's {package}"), &format!("`{program}` is missing"), || {
+    step::step(&format!("install Debian's {package}"), &format!("{missing} is missing"), || {
         step::quiet("apt-get update", &mut apt(&["update"]))?;
         step::quiet(&format!("apt-get install {package}"), &mut apt(&["install", "--yes", "--no-install-recommends", package]))
     })
@@ -116,6 +121,52 @@ pub fn go_program(name: &str, flags: &[&str], why: &str) -> Result<PathBuf> {
         })?;
     }
     Ok(program)
+}
+
+/// A short-lived client over OpenSSL.
+///
+/// # Errors
+/// If the compiler or OpenSSL's headers are missing and cannot be installed, or it does not build.
+pub fn brief_client() -> Result<PathBuf> {
+    c_build(&["brief.c"], "brief", &["-O2", "-Wall", "-lssl"], "a client that lives for one encrypted connection")
+}
+
+/// OpenSSL's `libssl.so.3` with its functions in other places than in that of the system.
+///
+/// # Errors
+/// If the linker or OpenSSL's archive is missing and cannot be installed, or it does not build.
+pub fn libssl_of_another_build() -> Result<PathBuf> {
+    let flags = ["-shared", "-Wl,--whole-archive", "-l:libssl.a", "-Wl,--no-whole-archive", "-lcrypto", "-l:libcrypto.a"];
+    let flags = [&flags[..], &["-Wl,-soname,libssl.so.3"]].concat();
+    c_build(&["padding.s", "libssl.ld"], "libssl.so.3", &flags, "OpenSSL's library, with its functions in other places")
+}
+
+/// What the C compiler makes of files of `tests/clients/c` and OpenSSL, in the cache once per state of those files.
+fn c_build(sources: &[&str], name: &str, flags: &[&str], why: &str) -> Result<PathBuf> {
+    let sources: Vec<PathBuf> = sources.iter().map(|source| workspace::root().join("tests/clients/c").join(source)).collect();
+    let mut hasher = DefaultHasher::new();
+    flags.hash(&mut hasher);
+    for source in &sources {
+        fs::read(source).with_context(|| format!("cannot read {}", source.display()))?.hash(&mut hasher);
+    }
+    let place = workspace::cache_dir()?.join(format!("c-{name}-{:016x}", hasher.finish()));
+    let made = place.join(name);
+    if made.is_file() {
+        return Ok(made);
+    }
+    let _lock = workspace::lock(&format!("c-{name}"))?;
+    if !made.is_file() {
+        ensure("cc")?;
+        if !Path::new("/usr/include/openssl/ssl.h").is_file() {
+            install("libssl-dev", "OpenSSL's headers and archive")?;
+        }
+        workspace::install_dir(&place, |half| {
+            let mut compiler = Command::new("cc");
+            compiler.arg("-o").arg(half.join(name)).args(&sources).args(flags);
+            step::run(&format!("build {name}"), why, &mut compiler)
+        })?;
+    }
+    Ok(made)
 }
 
 /// A folder for `PYTHONPATH` that holds one package of a fixed version with its native library.

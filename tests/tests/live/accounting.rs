@@ -189,8 +189,9 @@ fn check_side(side: &str, spans: &[&Span], records: &[Record]) -> Result<()> {
     Ok(())
 }
 
-/// What a tracer that came late says of one side: nothing that did not happen, nothing twice. How many records it accounts for.
-pub(crate) fn check_part(topic: &str, operation: &str, records: &[Record], spans: &[Span]) -> Result<usize> {
+/// What a tracer that came late says of one side: nothing that did not happen, nothing twice. Partition and offset of the records that it
+/// accounts for.
+pub(crate) fn check_part(topic: &str, operation: &str, records: &[Record], spans: &[Span]) -> Result<BTreeSet<(i32, i64)>> {
     let places: BTreeSet<(i32, i64)> = records.iter().map(|record| (record.partition, record.offset)).collect();
     let carried: BTreeMap<(i32, i64), Carried> = contexts(records).map(|context| ((context.partition, context.offset), context)).collect();
     let is_first = |span: &&Span| !span.is("kafka_tracer.retry") && !span.is("kafka_tracer.redelivered");
@@ -219,7 +220,7 @@ pub(crate) fn check_part(topic: &str, operation: &str, records: &[Record], spans
         }
         anyhow::ensure!(messages + own == last - base + 1, "batch {partition}:{base}-{last} has {messages} + {own} messages");
     }
-    Ok(seen.len())
+    Ok(seen)
 }
 
 /// Records without context: the fetch side's batch spans are children of the send side's, in their traces.

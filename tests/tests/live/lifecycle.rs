@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use aya::maps::loaded_maps;
 use aya::programs::loaded_programs;
-use xtask::lab::{Broker, Client, Collector, Distribution, KernelObjects, Language, Produce, Protocol, Scratch, Tracer, wait_for};
+use xtask::lab::{Client, Collector, KernelObjects, Language, Protocol, Scratch, Tracer, wait_for};
 
-use crate::{daemon, turn, unique};
+use crate::stage::{self, Stage, endless};
+use crate::{daemon, turn};
 
 /// Which of these are known to the kernel.
 fn left(held: &KernelObjects) -> KernelObjects {
@@ -48,30 +49,13 @@ fn nothing_is_left_in_the_kernel_after_sigkill() -> Result<()> {
 #[ignore = "needs root and a broker: `cargo xtask test`"]
 fn sigterm_and_sigint_end_it_with_success_amid_traffic() -> Result<()> {
     let _turn = turn();
-    let distribution = Distribution::ensure(Distribution::NEWEST)?;
-    let client = Client::ensure(Language::Go, &distribution)?;
-    let broker = Broker::start(&distribution)?;
+    let stage = Stage::start("signal")?;
+    let client = Client::ensure(Language::Go, stage.broker.distribution())?;
     for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
-        let scratch = Scratch::new("signal")?;
-        let collector = Collector::start(scratch.path())?;
-        let mut tracer = Tracer::start(&daemon(), scratch.path(), &collector, Protocol::Grpc, &[])?;
-        let topic = unique(&format!("amid-traffic-{}", signal.as_raw()));
-        broker.create_topic(&topic, 1)?;
-        let endless = Produce {
-            topic: &topic,
-            records: 1_000_000,
-            codec: "none",
-            context_every: 0,
-            unsampled_every: 0,
-            rate: 2_000,
-            value_bytes: 50,
-            linger_ms: 5,
-        };
-        let _producer = client.produce(&broker, scratch.path(), &topic, &endless)?;
-        wait_for("spans of the traffic", Duration::from_secs(30), || {
-            tracer.process().alive()?;
-            Ok(collector.spans()?.iter().any(|span| span.topic() == Some(&topic)).then_some(()))
-        })?;
+        let mut tracer = stage.tracer(&[])?;
+        let topic = stage::topic(&stage.broker, &format!("amid-traffic-{}", signal.as_raw()))?;
+        let _producer = client.produce(&stage.broker, stage.scratch.path(), &topic, &endless(&topic, 2_000))?;
+        stage.wait_for_span("spans of the traffic", &mut tracer, |span| span.topic() == Some(&topic))?;
         tracer.process().signal(signal)?;
         let status = tracer.process().wait(Duration::from_secs(15))?;
         assert!(status.success(), "{signal:?} ended the daemon with {status}:\n{}", tracer.process().log());
@@ -83,38 +67,25 @@ fn sigterm_and_sigint_end_it_with_success_amid_traffic() -> Result<()> {
 #[ignore = "needs root and a broker: `cargo xtask test`"]
 fn a_connection_older_than_the_daemon_is_picked_up() -> Result<()> {
     let _turn = turn();
-    let distribution = Distribution::ensure(Distribution::NEWEST)?;
-    let broker = Broker::start(&distribution)?;
-    let scratch = Scratch::new("older")?;
-    let collector = Collector::start(scratch.path())?;
-    let topic = unique("older");
-    broker.create_topic(&topic, 1)?;
-    let endless = Produce {
-        topic: &topic,
-        records: 1_000_000,
-        codec: "none",
-        context_every: 0,
-        unsampled_every: 0,
-        rate: 1_000,
-        value_bytes: 50,
-        linger_ms: 5,
-    };
+    let stage = Stage::start("older")?;
+    let broker = &stage.broker;
+    let topic = stage::topic(broker, "older")?;
     let mut producers = Vec::new();
     for language in Language::ALL {
-        let client = Client::ensure(language, &distribution)?;
-        producers.push((language.name(), client.produce(&broker, scratch.path(), language.name(), &endless)?));
+        let client = Client::ensure(language, broker.distribution())?;
+        producers.push((language.name(), client.produce(broker, stage.scratch.path(), language.name(), &endless(&topic, 1_000))?));
     }
     for (name, producer) in &mut producers {
         // Its connection is then older than the daemon.
         producer.process().wait_connected(broker.port()).with_context(|| name.to_owned())?;
     }
-    let mut tracer = Tracer::start(&daemon(), scratch.path(), &collector, Protocol::Grpc, &[])?;
-    wait_for("spans of all three clients", Duration::from_secs(30), || {
-        tracer.process().alive()?;
-        let spans = collector.spans()?;
-        let seen = |name: &str| spans.iter().any(|span| span.topic() == Some(&topic) && span.text("messaging.client.id") == Some(name));
-        Ok(Language::ALL.iter().all(|language| seen(language.name())).then_some(()))
-    })
+    let mut tracer = stage.tracer(&[])?;
+    for (name, _) in &producers {
+        stage.wait_for_span(&format!("spans of {name}"), &mut tracer, |span| {
+            span.topic() == Some(&topic) && span.text("messaging.client.id") == Some(name)
+        })?;
+    }
+    Ok(())
 }
 
 #[test]

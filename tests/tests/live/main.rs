@@ -14,7 +14,9 @@ mod lab;
 mod lifecycle;
 mod privileges;
 mod restarts;
+mod stage;
 mod tls;
+mod tls_brief;
 mod tls_late;
 
 use std::path::PathBuf;

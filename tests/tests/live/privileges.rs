@@ -8,12 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tracer_userspace::privileges::{CAPABILITIES, Need, OBSERVING};
-use xtask::lab::{Access, Broker, Client, Collector, Distribution, Language, Produce, Protocol, Scratch, Tracer, wait_for};
+use xtask::lab::{Access, Client, Collector, Language, Protocol, Scratch, Tracer, wait_for};
 
-use crate::{daemon, deploy, turn, unique};
-
-const SOME: Produce<'static> =
-    Produce { topic: "", records: 50, codec: "none", context_every: 0, unsampled_every: 0, rate: 0, value_bytes: 50, linger_ms: 0 };
+use crate::stage::{self, Stage, endless, few};
+use crate::{daemon, deploy, turn};
 
 /// What the kernel says of each thread of a process.
 fn threads(pid: u32) -> Result<Vec<BTreeMap<String, String>>> {
@@ -87,28 +85,22 @@ fn without_the_filter_it_runs_too() -> Result<()> {
 #[ignore = "needs root and a broker: `cargo xtask test`"]
 fn an_ordinary_user_with_the_listed_capabilities_sees_kafka_from_a_read_only_root() -> Result<()> {
     let _turn = turn();
-    let distribution = Distribution::ensure(Distribution::NEWEST)?;
-    let client = Client::ensure(Language::Go, &distribution)?;
-    let broker = Broker::start(&distribution)?;
-    let scratch = Scratch::new("ordinary")?;
-    let collector = Collector::start(scratch.path())?;
-    let (older, newer) = (unique("older-connection"), unique("newer-connection"));
-    for topic in [&older, &newer] {
-        broker.create_topic(topic, 1)?;
-    }
-    let endless = Produce { topic: &older, records: 1_000_000, rate: 200, ..SOME };
-    let mut producer = client.produce(&broker, scratch.path(), &older, &endless)?;
+    let stage = Stage::start("ordinary")?;
+    let (broker, dir) = (&stage.broker, stage.scratch.path());
+    let client = Client::ensure(Language::Go, broker.distribution())?;
+    let (older, newer) = (stage::topic(broker, "older-connection")?, stage::topic(broker, "newer-connection")?);
+    let mut producer = client.produce(broker, dir, &older, &endless(&older, 200))?;
     producer.process().wait_connected(broker.port())?;
 
-    let mut tracer = Tracer::start_command(&mut as_ordinary_user(&scratch, &collector, &[])?, scratch.path())?;
+    let mut tracer = Tracer::start_command(&mut as_ordinary_user(&stage.scratch, &stage.collector, &[])?, dir)?;
     wait_for_filter(&mut tracer)?;
     for thread in threads(tracer.process().pid())? {
         assert_eq!(thread["Uid"], "65534\t65534\t65534\t65534");
     }
-    let sent = client.produce(&broker, scratch.path(), &newer, &Produce { topic: &newer, ..SOME })?.records()?;
+    let sent = client.produce(broker, dir, &newer, &few(&newer, 50))?.records()?;
     wait_for("spans of both producers, with their processes", Duration::from_secs(40), || {
         tracer.process().alive()?;
-        let spans = collector.spans()?;
+        let spans = stage.collector.spans()?;
         let messages = |topic: &str| {
             let of_topic = spans.iter().filter(|span| span.topic() == Some(topic) && span.operation() == Some("send"));
             of_topic.filter(|span| span.resource.contains_key("process.executable.name")).map(xtask::lab::Span::messages).sum::<i64>()
@@ -116,9 +108,8 @@ fn an_ordinary_user_with_the_listed_capabilities_sees_kafka_from_a_read_only_roo
         Ok((messages(&newer) == i64::try_from(sent.len())? && messages(&older) > 0).then_some(()))
     })
     .with_context(|| tracer.process().log())?;
-    let status = tracer.process().terminate(Duration::from_secs(15))?;
-    ensure!(status.success(), "it ended with {status}:\n{}", tracer.process().log());
-    assert!(!tracer.process().log().contains("WARN"), "{}", tracer.process().log());
+    let log = stage::end(&mut tracer)?;
+    assert!(!log.contains("WARN"), "{log}");
     Ok(())
 }
 
@@ -127,37 +118,30 @@ fn an_ordinary_user_with_the_listed_capabilities_sees_kafka_from_a_read_only_roo
 #[ignore = "needs root and a broker: `cargo xtask test`"]
 fn encrypted_connections_need_one_capability_more_and_the_daemon_names_it() -> Result<()> {
     let _turn = turn();
-    let distribution = Distribution::ensure(Distribution::NEWEST)?;
-    let client = Client::ensure(Language::Go, &distribution)?.over(Access::MutualTls);
-    let broker = Broker::start_secure(&distribution)?;
-    let port = broker.port_for(Access::MutualTls)?;
+    let stage = Stage::secure("ordinary-tls")?;
+    let broker = &stage.broker;
+    let client = Client::ensure(Language::Go, broker.distribution())?.over(Access::MutualTls);
+    let port = broker.port_for(Access::MutualTls)?.to_string();
     for more in [&["sys_admin"][..], &[]] {
-        let scratch = Scratch::new("ordinary-tls")?;
-        let collector = Collector::start(scratch.path())?;
-        let mut command = as_ordinary_user(&scratch, &collector, more)?;
-        command.env("KAFKA_TRACER_TLS", "auto").env("KAFKA_TRACER_TLS_PORTS", port.to_string());
+        let scratch = Scratch::new("ordinary-tls-root")?;
+        let mut command = as_ordinary_user(&scratch, &stage.collector, more)?;
+        command.env("KAFKA_TRACER_TLS", "auto").env("KAFKA_TRACER_TLS_PORTS", &port);
         let mut tracer = Tracer::start_command(&mut command, scratch.path())?;
         wait_for_filter(&mut tracer)?;
         let names_it = tracer.process().log().lines().any(|line| line.contains("WARN") && line.contains("CAP_SYS_ADMIN"));
         ensure!(names_it == more.is_empty(), "{}", tracer.process().log());
-        let topic = unique(&format!("ordinary-tls-{}", more.len()));
-        broker.create_topic(&topic, 1)?;
-        let endless = Produce { topic: &topic, records: 1_000_000, rate: 200, ..SOME };
-        let _producer = client.produce(&broker, scratch.path(), &topic, &endless)?;
+        let topic = stage::topic(broker, &format!("ordinary-tls-{}", more.len()))?;
+        let _producer = client.produce(broker, scratch.path(), &topic, &endless(&topic, 200))?;
         if more.is_empty() {
             wait_for("the daemon to count what it cannot attach to", Duration::from_secs(40), || {
                 tracer.process().alive()?;
-                Ok((collector.counted("kafka_tracer.tls.opaque", "")? > 0.0).then_some(()))
+                Ok((stage.collector.counted("kafka_tracer.tls.opaque", "not_attached")? > 0.0).then_some(()))
             })
+            .with_context(|| tracer.process().log())?;
         } else {
-            wait_for("spans of an encrypted producer", Duration::from_secs(40), || {
-                tracer.process().alive()?;
-                Ok(collector.spans()?.iter().any(|span| span.topic() == Some(&topic)).then_some(()))
-            })
+            stage.wait_for_span("spans of an encrypted producer", &mut tracer, |span| span.topic() == Some(&topic))?;
         }
-        .with_context(|| tracer.process().log())?;
-        let status = tracer.process().terminate(Duration::from_secs(15))?;
-        ensure!(status.success(), "it ended with {status}:\n{}", tracer.process().log());
+        stage::end(&mut tracer)?;
     }
     Ok(())
 }

@@ -417,7 +417,9 @@ fn source_health(counts: Option<&SourceCounts>) -> HealthSnapshot {
     for (reason, value) in &counts.lost_events {
         health.add_by(metric::CAPTURE_LOST_EVENTS, semconv::REASON, *reason, *value);
     }
-    health.add(metric::TLS_SESSIONS, counts.sessions);
+    for (result, value) in [("from_start", counts.sessions), ("in_the_middle", counts.joined_sessions)] {
+        health.add_by(metric::TLS_SESSIONS, semconv::RESULT, result, value);
+    }
     for (reason, value) in &counts.opaque {
         health.add_by(metric::TLS_OPAQUE, semconv::REASON, *reason, *value);
     }

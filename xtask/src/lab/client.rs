@@ -64,6 +64,7 @@ pub struct Client {
     home: PathBuf,
     distribution: Distribution,
     service: Option<String>,
+    libraries: Option<PathBuf>,
     access: Access,
 }
 
@@ -227,7 +228,7 @@ impl Client {
             }
             Language::Kafkajs => tools::node_packages("kafkajs", "a client over kafkajs with all its codecs, by npm")?,
         };
-        Ok(Self { language, home, distribution: distribution.clone(), service: None, access: Access::Plain })
+        Ok(Self { language, home, distribution: distribution.clone(), service: None, libraries: None, access: Access::Plain })
     }
 
     /// Its language.
@@ -245,6 +246,12 @@ impl Client {
     #[must_use]
     pub fn over(&self, access: Access) -> Self {
         Self { access, ..self.clone() }
+    }
+
+    /// The same client with libraries from `dir` first.
+    #[must_use]
+    pub fn with_libraries(&self, dir: &Path) -> Self {
+        Self { libraries: Some(dir.to_owned()), ..self.clone() }
     }
 
     /// How it comes to the broker.
@@ -432,6 +439,9 @@ impl Client {
         }
         if let Some(service) = &self.service {
             command.env("OTEL_SERVICE_NAME", service);
+        }
+        if let Some(libraries) = &self.libraries {
+            command.env("LD_LIBRARY_PATH", libraries);
         }
         Ok(command)
     }

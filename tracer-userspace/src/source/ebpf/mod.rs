@@ -131,8 +131,10 @@ pub struct SourceCounts {
     pub lost_events: Vec<(&'static str, u64)>,
     /// Programs that the kernel refused and capture goes on without.
     pub programs_off: Vec<&'static str>,
-    /// TLS sessions that were seen into.
+    /// TLS sessions that were seen into from their first byte.
     pub sessions: u64,
+    /// TLS sessions that were seen into from somewhere in the middle: older than the programs, or quicker than they were attached.
+    pub joined_sessions: u64,
     /// Encrypted connections, or sessions, of which nothing is told, by reason.
     pub opaque: Vec<(&'static str, u64)>,
 }
@@ -144,6 +146,7 @@ impl SourceCounts {
         self.bytes += other.bytes;
         self.programs_off.extend(other.programs_off);
         self.sessions += other.sessions;
+        self.joined_sessions += other.joined_sessions;
         for (to, from) in
             [(&mut self.lost_bytes, other.lost_bytes), (&mut self.lost_events, other.lost_events), (&mut self.opaque, other.opaque)]
         {

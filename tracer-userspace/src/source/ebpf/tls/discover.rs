@@ -26,6 +26,7 @@ use tracing::{debug, info, warn};
 use super::library::{Library, look_into};
 use super::mapped::{self, Mapped};
 use super::programs::{self, Link};
+use super::turn::Turn;
 use super::{TlsConfig, opaque};
 use crate::privileges;
 use crate::source::ebpf::owner;
@@ -113,13 +114,13 @@ struct Discovery {
     /// Addresses where plain Kafka was spoken to.
     plain_brokers: LruCache<SocketAddr, ()>,
     seen: LruCache<(SocketAddr, SocketAddr), ()>,
-    told: HashSet<(u32, &'static str)>,
+    /// Processes of which was told that they were too many: number and beginning.
+    too_many: LruCache<(u32, u64), ()>,
     /// Programs that see what threads do with sockets: attached while there is a need.
     sockets_seen: SocketsSeen,
     /// Takes what is to be detached.
     undertaker: Sender<Vec<UProbeLink>>,
-    /// Held while attaching or detaching.
-    turn: Arc<Mutex<()>>,
+    turn: Arc<Turn>,
 }
 
 /// Whether it is seen what threads do with sockets.
@@ -149,7 +150,7 @@ struct Held {
 }
 
 impl Discovery {
-    fn new(ebpf: Ebpf, config: TlsConfig, shared: Shared, undertaker: Sender<Vec<UProbeLink>>, turn: Arc<Mutex<()>>) -> Self {
+    fn new(ebpf: Ebpf, config: TlsConfig, shared: Shared, undertaker: Sender<Vec<UProbeLink>>, turn: Arc<Turn>) -> Self {
         Self {
             ebpf,
             config,
@@ -163,7 +164,7 @@ impl Discovery {
             plain: LruCache::new(MAX_KNOWN),
             plain_brokers: LruCache::new(MAX_KNOWN),
             seen: LruCache::new(MAX_KNOWN),
-            told: HashSet::new(),
+            too_many: LruCache::new(MAX_KNOWN),
             sockets_seen: SocketsSeen::No,
             undertaker,
             turn,
@@ -208,6 +209,7 @@ impl Discovery {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
+        self.turn.end();
         for pid in self.processes.keys().copied().collect::<Vec<_>>() {
             self.forget(pid);
         }
@@ -244,7 +246,7 @@ impl Discovery {
             SocketsSeen::Yes(_, last_wanted) => *last_wanted = Instant::now(),
             SocketsSeen::No => {
                 let attached = {
-                    let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+                    let _turn = self.turn.attach();
                     programs::attach_sockets(&mut self.ebpf)
                 };
                 self.sockets_seen = match attached {
@@ -319,7 +321,7 @@ impl Discovery {
             self.forget(pid);
         }
         if !self.processes.contains_key(&pid) && self.processes.len() >= MAX_PROCESSES {
-            self.tell(pid, "too_many_processes");
+            self.tell_too_many(pid, started);
             return;
         }
         if !self.processes.contains_key(&pid) {
@@ -334,7 +336,10 @@ impl Discovery {
         });
         process.last_wanted = now;
         let Ok(maps) = mapped::list(pid) else { return };
-        for mapped in maps.lines().filter_map(Mapped::parse) {
+        let mut mapped: Vec<Mapped<'_>> = maps.lines().filter_map(Mapped::parse).collect();
+        // Hands may be shaken by now: what is a TLS library by its name first.
+        mapped.sort_by_key(|mapped| !mapped.name().contains("ssl"));
+        for mapped in mapped {
             let Some(process) = self.processes.get_mut(&pid) else { return };
             if !process.files.insert((mapped.device.to_owned(), mapped.inode)) {
                 continue;
@@ -349,9 +354,15 @@ impl Discovery {
             if self.everywhere.contains(&at) {
                 continue;
             }
+            if self.turn.is_behind() {
+                // Looked at again while its connection is there.
+                process.files.remove(&(mapped.device.to_owned(), mapped.inode));
+                self.tell_too_many(pid, started);
+                continue;
+            }
             let begun = Instant::now();
             let (links, failed) = {
-                let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+                let _turn = self.turn.attach();
                 attach(&mut self.ebpf, &library, &file, NonZeroU32::new(pid))
             };
             debug!(pid, library = mapped.path, functions = links.len(), microseconds = begun.elapsed().as_micros(), "Seeing into TLS.");
@@ -396,8 +407,8 @@ impl Discovery {
         let Some(process) = self.processes.remove(&pid) else { return };
         let links: Vec<_> = process.links.into_iter().filter_map(|link| programs::take(&mut self.ebpf, link)).collect();
         // Whoever connects next must not wait for it.
+        self.turn.announce(links.len());
         let _ = self.undertaker.send(links);
-        self.told.retain(|(of, _)| *of != pid);
         self.lock(|found| found.gone.push(pid));
     }
 
@@ -433,6 +444,12 @@ impl Discovery {
         }
     }
 
+    fn tell_too_many(&mut self, pid: u32, started: u64) {
+        if self.too_many.insert((pid, started), ()).is_none() {
+            self.tell(pid, "too_many_processes");
+        }
+    }
+
     fn tell(&mut self, pid: u32, reason: &'static str) {
         debug!(pid, reason, "A connection cannot be seen into.");
         self.lock(|found| match found.opaque.iter_mut().find(|(known, _)| *known == reason) {
@@ -456,7 +473,7 @@ pub(super) struct Threads {
 /// orders' sender is dropped. Both have no more than their rights when this returns.
 pub(super) fn start(ebpf: Ebpf, config: TlsConfig, shared: Shared, rights: CapabilitySet) -> std::io::Result<Threads> {
     let (undertaker, dead) = channel();
-    let turn = Arc::new(Mutex::new(()));
+    let turn = Arc::new(Turn::default());
     let mut discovery = Discovery::new(ebpf, config, shared, undertaker, Arc::clone(&turn));
     discovery.attach_everywhere();
     let (orders, to_obey) = channel();
@@ -466,10 +483,8 @@ pub(super) fn start(ebpf: Ebpf, config: TlsConfig, shared: Shared, rights: Capab
     let detaching = spawn("tls-detach").spawn(move || {
         give_up_all_but(CapabilitySet::empty());
         let _ = told.send(());
-        // One after another, between attachments: the kernel waits for all CPUs with each, and lets nobody attach meanwhile.
         for link in dead.into_iter().flatten() {
-            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-            drop(link);
+            turn.detach(link);
         }
     })?;
     let looking = spawn("tls-libraries").spawn(move || {

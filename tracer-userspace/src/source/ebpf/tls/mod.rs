@@ -14,6 +14,7 @@ mod proc;
 mod programs;
 mod rights;
 mod translate;
+mod turn;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -239,7 +240,8 @@ impl LiveSource for TlsSource {
                 ("malformed", seen.malformed),
                 (MISSED, self.missed.count()),
             ],
-            sessions: seen.sessions,
+            sessions: seen.sessions - seen.joined,
+            joined_sessions: seen.joined,
             opaque,
             ..SourceCounts::default()
         })

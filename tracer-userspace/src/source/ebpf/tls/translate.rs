@@ -29,10 +29,19 @@ const WAIT_NS: u64 = 30_000_000_000;
 pub(super) struct Seen {
     /// Sessions with addresses.
     pub(super) sessions: u64,
+    /// Those of them whose first bytes were not seen.
+    pub(super) joined: u64,
     /// Sessions whose socket was not found: what waited for it was dropped.
     pub(super) untied: u64,
     /// Events that no program of this version writes.
     pub(super) malformed: u64,
+}
+
+impl Seen {
+    fn count(&mut self, is_whole: bool) {
+        self.sessions += 1;
+        self.joined += u64::from(!is_whole);
+    }
 }
 
 /// What an event says apart from a session's bytes.
@@ -64,6 +73,8 @@ struct Session {
     waiting: Vec<Held>,
     /// It waited in vain: what comes is dropped while its socket is not known.
     is_given_up: bool,
+    /// Its first bytes were seen.
+    is_whole: bool,
     first_ns: u64,
     /// Position after the last byte of each direction.
     sent: u32,
@@ -164,7 +175,8 @@ impl Translator {
     }
 
     fn take(&mut self, header: &EventHeader, opening: Option<Opening>, bytes: &[u8], out: &mut Out<'_>) -> Note {
-        let note = self.know(header, out);
+        let is_whole = opening.is_some_and(|opening| opening.flags & opening::SENT_FIRST != 0);
+        let note = self.know(header, is_whole, out);
         let Some(session) = self.sessions.get_mut(&header.cookie) else { return note };
         let end = header.position.wrapping_add(header.len).wrapping_add(header.missing);
         if opening.is_none() {
@@ -190,7 +202,7 @@ impl Translator {
     }
 
     /// Puts the session down when it is new.
-    fn know(&mut self, header: &EventHeader, out: &mut Out<'_>) -> Note {
+    fn know(&mut self, header: &EventHeader, is_whole: bool, out: &mut Out<'_>) -> Note {
         match self.sessions.get(&header.cookie) {
             Some(session) if session.key.is_some() => Note::None,
             Some(_) if header.flags & flag::UNTIED != 0 => Note::None,
@@ -198,11 +210,11 @@ impl Translator {
             Some(_) => self.tie(header, out),
             None => {
                 let key = addresses(header).map(|(local, peer)| SocketKey { scope: header.cookie, local, peer });
-                let session = Session { pid: header.pid, key, first_ns: header.boot_ns, ..Session::default() };
+                let session = Session { pid: header.pid, key, first_ns: header.boot_ns, is_whole, ..Session::default() };
                 self.forget_oldest_for_room();
                 self.sessions.insert(header.cookie, session);
                 let Some(key) = key else { return Note::Untied };
-                self.seen.sessions += 1;
+                self.seen.count(is_whole);
                 Note::Tied(key.local, key.peer)
             }
         }
@@ -227,7 +239,7 @@ impl Translator {
             peer: address(header.peer, header.peer_port),
         };
         session.key = Some(key);
-        self.seen.sessions += 1;
+        self.seen.count(session.is_whole);
         self.waiting_bytes -= session.waiting_bytes();
         for held in std::mem::take(&mut session.waiting) {
             hand_on(key, session.pid, &held.header, held.opening, &held.bytes, out);
@@ -381,7 +393,7 @@ mod tests {
         assert_eq!(push(&mut translator, &raw(&header(Kind::Close, 3, 0), b"")).0, ["close Sent 3 false"]);
         let received = EventHeader { direction: direction::RECEIVED, ..header(Kind::Close, 9, 0) };
         assert_eq!(push(&mut translator, &raw(&received, b"")).0, ["close Received 9 false"]);
-        assert_eq!((translator.owner(SESSION), translator.seen().sessions), (None, 1));
+        assert_eq!((translator.owner(SESSION), translator.seen().sessions, translator.seen().joined), (None, 1, 0));
     }
 
     #[test]
@@ -406,7 +418,8 @@ mod tests {
         let (said, note) = push(&mut translator, &raw(&header(Kind::Close, 2, 0), b""));
         assert_eq!(said, ["Sent 0 ab +0", "close Sent 2 false"]);
         assert!(matches!(note, Note::Tied(..)));
-        assert_eq!((translator.seen().sessions, translator.seen().untied, translator.waiting_bytes), (1, 0, 0));
+        assert_eq!((translator.seen().sessions, translator.seen().joined), (1, 1), "nobody saw it begin");
+        assert_eq!((translator.seen().untied, translator.waiting_bytes), (0, 0));
     }
 
     #[test]
