@@ -176,6 +176,17 @@ pub struct Connection {
     limits: ConnectionLimits,
 }
 
+/// A connection that is open and speaks Kafka.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Followed {
+    /// Whose end was seen.
+    pub side: Side,
+    /// The client authenticated by SASL.
+    pub authenticated: bool,
+    /// Its socket.
+    pub socket: SocketKey,
+}
+
 /// What an event did to its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
@@ -254,6 +265,12 @@ impl Connection {
     /// What its two streams have seen.
     pub fn stream_counters(&self) -> [StreamCounters; 2] {
         [self.halves.sent.stream.counters(), self.halves.received.stream.counters()]
+    }
+
+    /// What is known of it while it is open: whether both ends use Kafka's own authentication, and whose side it is.
+    pub fn followed(&self) -> Option<Followed> {
+        let info = self.core.info.as_ref().filter(|_| self.core.confirmed && !self.core.ignored && self.core.ended.is_none())?;
+        Some(Followed { side: info.side, authenticated: self.core.sasl_mechanism.is_some(), socket: self.core.key })
     }
 
     /// When the last event was seen.
@@ -461,6 +478,9 @@ impl FrameOwner for Owner<'_, '_> {
             FrameEvent::Frame(frame) => core.frame(*direction, &frame, reader),
             FrameEvent::Lost { bytes, reason, time } => {
                 reader.counters.unframed(lost_name(reason), bytes);
+                if core.confirmed {
+                    reader.counters.kafka_bytes(bytes, Some(lost_name(reason)));
+                }
                 if reason == LostReason::Hole {
                     core.answers_may_be_lost(*direction);
                 }
@@ -656,6 +676,7 @@ impl Core {
         }
         if self.confirmed {
             reader.counters.frame("malformed");
+            reader.counters.kafka_bytes(frame.bytes(), Some("malformed"));
             return Next::Resynchronise;
         }
         self.senseless_frames += 1;
@@ -682,6 +703,7 @@ impl Core {
                 return Next::Continue;
             }
             reader.counters.frame("unmatched_answer");
+            reader.counters.kafka_bytes(frame.bytes(), Some("unmatched_answer"));
             return Next::Continue;
         };
         if !self.confirmed && !self.confirm(requests, frame, &open, reader) {

@@ -31,6 +31,10 @@ pub struct Counters {
     pub duplicate_bytes: u64,
     /// Bytes that are in no frame, by reason.
     pub unframed_bytes: BTreeMap<&'static str, u64>,
+    /// Bytes of frames of Kafka connections that were read to their end.
+    pub understood_bytes: u64,
+    /// Bytes of Kafka connections that were not, by reason.
+    pub lost_bytes: BTreeMap<&'static str, u64>,
     /// Frames, by what became of them.
     pub frames: BTreeMap<&'static str, u64>,
     /// Answered (or unanswerable) requests, by API name.
@@ -69,6 +73,14 @@ impl Counters {
     /// One more batch that was not read to its end.
     pub fn batch(&mut self, reason: &'static str) {
         *self.batches.entry(reason).or_default() += 1;
+    }
+
+    /// So many more bytes of a Kafka connection, of a frame that was read to its end (no reason), or not.
+    pub fn kafka_bytes(&mut self, bytes: u64, lost: Option<&'static str>) {
+        match lost {
+            None => self.understood_bytes += bytes,
+            Some(reason) => *self.lost_bytes.entry(reason).or_default() += bytes,
+        }
     }
 
     /// So many more bytes that are in no frame.

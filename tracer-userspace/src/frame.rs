@@ -56,6 +56,11 @@ impl Frame<'_> {
         self.holes.is_empty() && u32::try_from(self.payload.len()) == Ok(self.declared_bytes)
     }
 
+    /// Its bytes, size field included, whether they were seen or not.
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.declared_bytes) + 4
+    }
+
     /// Bytes of the declared payload that were not seen.
     pub fn missing_bytes(&self) -> u64 {
         self.holes.iter().map(|hole| hole.len() as u64).sum()

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hashlink::LruCache;
 
-use crate::connection::{After, Connection, ConnectionLimits, Data, Reader, Sides};
+use crate::connection::{After, Connection, ConnectionLimits, Data, Followed, Reader, Sides};
 use crate::counters::Counters;
 use crate::observe::{Observation, ObserveSettings, Observer, Process};
 use crate::source::{CaptureEvent, EventKind, SocketKey, Verdict};
@@ -152,6 +152,11 @@ impl Pipeline {
             add_streams(&mut counters, connection);
         }
         counters
+    }
+
+    /// Connections that are open and speak Kafka.
+    pub fn followed(&self) -> impl Iterator<Item = Followed> {
+        self.connections.iter().filter_map(|(_, connection)| connection.followed())
     }
 
     /// Connections known now.

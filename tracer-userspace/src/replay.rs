@@ -344,6 +344,7 @@ fn summary(packets: &PcapCounters, counters: &Counters, listed: &Listed) -> serd
             "duplicate_bytes": counters.duplicate_bytes, "unframed_bytes": counters.unframed_bytes,
             "lost_sync": counters.lost_sync,
         },
+        "kafka_bytes": { "understood": counters.understood_bytes, "lost": counters.lost_bytes },
         "frames": counters.frames,
         "exchanges": counters.exchanges,
         "records": { "sent": listed.sent, "fetched": listed.fetched, "not_delivered": counters.records },

@@ -248,6 +248,8 @@ fn check_join(group: &str, sends: &[&Span], fetches: &[&Span]) -> Result<()> {
 pub(crate) fn check_counters(told: &[Told], spans: &[Span], collector: &Collector) -> Result<()> {
     let lost = collector.counted("kafka_tracer.capture.lost", "")?;
     anyhow::ensure!(lost == 0.0, "{lost} events or bytes lost on their way from the kernel");
+    let understood = collector.counted("kafka_tracer.coverage.ratio", "understood")?;
+    anyhow::ensure!((0.999..=1.0).contains(&understood), "{understood} of the bytes were understood");
     for told in told {
         // Attempts, and deliveries.
         for (metric, operation) in [("messaging.client.sent.messages", "send"), ("messaging.client.consumed.messages", "fetch")] {

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{debug, error, info, warn};
 
@@ -21,13 +23,14 @@ use super::log;
 use super::rights;
 use super::settings::{Settings, SettingsError};
 use super::teller::{Console, SharedHealth, Teller};
+use crate::connection::Followed;
 use crate::counters::Counters;
 use crate::enrich::Enricher;
 use crate::export::Otlp;
 use crate::export::otlp::{Flushed, MetricSource, TransportError};
 use crate::export::text::{Text, may_colour};
 use crate::pipeline::Pipeline;
-use crate::source::ebpf::{Polled, SourceConfig, SourceCounts, SourceError, SourceRights, Sources, StartError, TlsConfig};
+use crate::source::ebpf::{BESIDE, Polled, SourceConfig, SourceCounts, SourceError, SourceRights, Sources, StartError, TlsConfig};
 use crate::source::{CaptureEvent, SocketKey, Verdict};
 use crate::telemetry::metrics::{HealthMeter, Metrics};
 use crate::telemetry::semconv::{self, metric};
@@ -401,8 +404,45 @@ impl Daemon {
         let counters: Counters = self.pipeline.counters();
         let mut health = self.teller.snapshot(&counters);
         health.values.extend(source_health(counts).values);
+        self.add_connections(&mut health);
+        add_usage(&mut health);
         health
     }
+
+    /// Adds the connections that are open, by what protects them and whose end was seen.
+    fn add_connections(&self, health: &mut HealthSnapshot) {
+        let mut open: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+        for Followed { side, authenticated, socket } in self.pipeline.followed() {
+            let state = match (socket.scope & BESIDE != 0, authenticated) {
+                (true, _) => "tls_visible",
+                (false, true) => "sasl",
+                (false, false) => "plaintext",
+            };
+            *open.entry((state, semconv::side(side))).or_default() += 1;
+        }
+        for ((state, role), count) in open {
+            let attributes = vec![(semconv::STATE, state.to_owned().into()), (semconv::ROLE, role.to_owned().into())];
+            health.read(metric::CONNECTIONS, attributes, f64::from(count));
+        }
+    }
+}
+
+/// Adds what this process takes of the host.
+fn add_usage(health: &mut HealthSnapshot) {
+    let cpu = clock_gettime(ClockId::ProcessCPUTime);
+    let cpu = Duration::try_from(cpu).unwrap_or_default();
+    health.read(metric::CPU, Vec::new(), cpu.as_secs_f64());
+    if let Some(bytes) = resident_bytes() {
+        #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
+        health.read(metric::MEMORY, Vec::new(), bytes as f64);
+    }
+}
+
+/// Memory of this process that is resident: the second number of `/proc/self/statm`, in pages.
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    pages.checked_mul(procfs::page_size())
 }
 
 /// What the sources counted, in the tracer's words.

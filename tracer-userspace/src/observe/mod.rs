@@ -195,9 +195,11 @@ impl Observer {
     /// A request was seen. Returns what is to be kept of it.
     pub fn request(&mut self, header: &RequestHeader<'_>, payload: Payload<'_>, at: Timestamp, counters: &mut Counters) -> RequestState {
         let Decoded { value, damage } = api::decode_request(header, payload);
-        if let Some(damage) = damage {
-            counters.frame(damage.kind().name());
+        let lost = damage.map(|damage| damage.kind().name());
+        if let Some(damage) = lost {
+            counters.frame(damage);
         }
+        counters.kafka_bytes(payload.declared_bytes as u64 + 4, lost);
         match value {
             value if side_facts::is_inter_broker(header.api_key, &value) => RequestState::InterBroker,
             Request::Produce(produce) => RequestState::Produce(Box::new(self.read_produce(&produce, at, counters))),
@@ -224,9 +226,11 @@ impl Observer {
         let OpenRequest { facts, state, .. } = open;
         let Decoded { value: response, damage } = api::decode_response(facts.api_key, facts.api_version, answer);
         counters.frame("decoded");
-        if let Some(damage) = damage {
-            counters.frame(damage.kind().name());
+        let lost = damage.map(|damage| damage.kind().name());
+        if let Some(damage) = lost {
+            counters.frame(damage);
         }
+        counters.kafka_bytes(answer.declared_bytes as u64 + 4, lost);
         *counters.exchanges.entry(versions::name(facts.api_key)).or_default() += 1;
         let generation = self.learnt.generation();
         let (kept, state) = match state {

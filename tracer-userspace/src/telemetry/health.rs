@@ -18,11 +18,24 @@ pub struct HealthValue {
     pub value: u64,
 }
 
+/// A value that is no count: what it is now, or a time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HealthReading {
+    /// Name of the metric, one of [`super::semconv::metric`]'s.
+    pub name: &'static str,
+    /// What it is split by. The sets of one name must differ.
+    pub attributes: Vec<(&'static str, Cow<'static, str>)>,
+    /// The value.
+    pub value: f64,
+}
+
 /// What the parts of the line counted so far. Plain values: filled by the pipeline, read by the tracer's own meter.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct HealthSnapshot {
     /// The counters.
     pub values: Vec<HealthValue>,
+    /// What is no count.
+    pub readings: Vec<HealthReading>,
 }
 
 impl HealthSnapshot {
@@ -55,6 +68,26 @@ impl HealthSnapshot {
             self.add_by(metric::CONNECTIONS_SEEN, semconv::RESULT, result, connections);
         }
         self.add(metric::OBSERVATIONS_UNNAMED, counters.held_too_long);
+        self.add_coverage(counters);
+    }
+
+    /// Adds how much of what Kafka's connections said was understood, and what the rest was lost by.
+    fn add_coverage(&mut self, counters: &Counters) {
+        let all = counters.understood_bytes.saturating_add(counters.lost_bytes.values().sum());
+        if all == 0 {
+            return;
+        }
+        let parts = counters.lost_bytes.iter().map(|(reason, bytes)| (*reason, *bytes)).chain([("understood", counters.understood_bytes)]);
+        for (result, bytes) in parts {
+            #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+            let value = bytes as f64 / all as f64;
+            self.read(metric::COVERAGE_RATIO, vec![(semconv::RESULT, Cow::Borrowed(result))], value);
+        }
+    }
+
+    /// Adds a value that is no count.
+    pub fn read(&mut self, name: &'static str, attributes: Vec<(&'static str, Cow<'static, str>)>, value: f64) {
+        self.readings.push(HealthReading { name, attributes, value });
     }
 
     /// Adds a counter without attributes.

@@ -19,7 +19,7 @@ mod settings;
 mod span;
 mod spans;
 
-pub use health::{HealthSnapshot, HealthValue};
+pub use health::{HealthReading, HealthSnapshot, HealthValue};
 pub use settings::{Coordinates, FetchKind, FetchType, IdSeed, Root, Sampler, Scope, Sides, SpanSettings, TopicFilter};
 pub use span::{EndToEnd, FinishedSpan, Joined, OperationName, ResourceKey, SentClock, Summary};
 pub use spans::{SpanCounters, Telemetry};

@@ -86,6 +86,9 @@ pub const RESULT: &str = "result";
 /// Attribute of the health counters: why it was lost.
 pub const REASON: &str = "reason";
 pub const PROGRAM: &str = "program";
+/// Attributes of the tracer's connections: how they are encrypted or authenticated, and whose end was seen.
+pub const STATE: &str = "state";
+pub const ROLE: &str = "role";
 
 /// Values of `error.type` that are not Kafka's names.
 pub mod error {
@@ -140,6 +143,10 @@ pub mod metric {
     pub const BATCHES: &str = "kafka_tracer.batches";
     pub const CONTEXTS: &str = "kafka_tracer.contexts";
     pub const CONNECTIONS_SEEN: &str = "kafka_tracer.connections.seen";
+    pub const COVERAGE_RATIO: &str = "kafka_tracer.coverage.ratio";
+    pub const CONNECTIONS: &str = "kafka_tracer.connections";
+    pub const MEMORY: &str = "kafka_tracer.memory";
+    pub const CPU: &str = "kafka_tracer.cpu";
     pub const OBSERVATIONS_UNNAMED: &str = "kafka_tracer.observations.unnamed";
     pub const RECORDS: &str = "kafka_tracer.records";
     pub const SPANS: &str = "kafka_tracer.spans";
@@ -214,6 +221,10 @@ pub mod metric {
             "{observation}",
             "Observations that were given out without a topic's or cluster's name, after waiting for it.",
         ),
+        (COVERAGE_RATIO, "1", "Share of the bytes of Kafka connections that was understood, and what the rest was lost by."),
+        (CONNECTIONS, "{connection}", "Connections that are open and speak Kafka."),
+        (MEMORY, "By", "Memory of the tracer that is resident."),
+        (CPU, "s", "Processor time that the tracer has taken."),
         (FRAMES, "{frame}", "Frames, by what became of them."),
         (RECORDS, "{record}", "Records, by what became of them."),
         (SPANS, "{span}", "Spans, by what became of them."),

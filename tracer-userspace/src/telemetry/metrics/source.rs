@@ -1,9 +1,10 @@
 //! A resource's meter provider with its reader, all of them together as the exporter reads them, and the tracer's own.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use opentelemetry::metrics::{Meter, MeterProvider};
+use opentelemetry::metrics::{AsyncInstrument, Meter, MeterProvider};
 use opentelemetry::{InstrumentationScope, KeyValue, StringValue};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
@@ -141,6 +142,12 @@ impl HealthMeter {
                 self.show(value.name);
             }
         }
+        for reading in &snapshot.readings {
+            if !self.names.contains(&reading.name) {
+                self.names.push(reading.name);
+                self.show_reading(reading.name);
+            }
+        }
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
     }
 
@@ -165,12 +172,32 @@ impl HealthMeter {
             .with_callback(move |observer| {
                 for value in &snapshot.lock().unwrap_or_else(PoisonError::into_inner).values {
                     if value.name == name {
-                        let attributes: Vec<KeyValue> =
-                            value.attributes.iter().map(|(key, by)| KeyValue::new(*key, StringValue::from(by.clone()))).collect();
-                        observer.observe(value.value, &attributes);
+                        observer.observe(value.value, &key_values(&value.attributes));
                     }
                 }
             })
             .build();
     }
+
+    fn show_reading(&self, name: &'static str) {
+        let snapshot = Arc::clone(&self.snapshot);
+        let (unit, description) = metric::described(name);
+        let meter = self.source.meter();
+        let show = move |observer: &dyn AsyncInstrument<f64>| {
+            for reading in &snapshot.lock().unwrap_or_else(PoisonError::into_inner).readings {
+                if reading.name == name {
+                    observer.observe(reading.value, &key_values(&reading.attributes));
+                }
+            }
+        };
+        if name == metric::CPU {
+            let _ = meter.f64_observable_counter(name).with_unit(unit).with_description(description).with_callback(show).build();
+        } else {
+            let _ = meter.f64_observable_gauge(name).with_unit(unit).with_description(description).with_callback(show).build();
+        }
+    }
+}
+
+fn key_values(attributes: &[(&'static str, Cow<'static, str>)]) -> Vec<KeyValue> {
+    attributes.iter().map(|(key, by)| KeyValue::new(*key, StringValue::from(by.clone()))).collect()
 }

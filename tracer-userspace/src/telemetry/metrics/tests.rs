@@ -7,6 +7,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics, ScopeMetrics};
 
 use super::*;
+use crate::counters::Counters;
 use crate::observe::{BatchHeader, Codec, Delivered, GroupEventKind, PolledPartition, SentBatch};
 use crate::telemetry::fixtures::{T0, at, commit, connection, fetch_failure, fetched, operation, sent, topic};
 
@@ -34,6 +35,10 @@ fn show(metrics: &ResourceMetrics) -> Vec<String> {
             }
             AggregatedMetrics::F64(MetricData::Gauge(gauge)) => {
                 lines.extend(gauge.data_points().map(|point| format!("{head} {}{}", point.value(), attributes(point.attributes()))));
+            }
+            AggregatedMetrics::F64(MetricData::Sum(sum)) => {
+                assert!(sum.is_monotonic());
+                lines.extend(sum.data_points().map(|point| format!("{head} {}{}", point.value(), attributes(point.attributes()))));
             }
             AggregatedMetrics::U64(MetricData::Gauge(gauge)) => {
                 lines.extend(gauge.data_points().map(|point| format!("{head} {}{}", point.value(), attributes(point.attributes()))));
@@ -209,6 +214,10 @@ fn health_counters_show_what_was_published_last() {
         health.add(metric::STREAM_GAPS, 2 * factor);
         health.add_by(metric::CAPTURE_LOST, semconv::REASON, "ring_full", 3 * factor);
         health.add_by(metric::CAPTURE_LOST, semconv::REASON, format!("cut_{}", 1), 4 * factor);
+        let counters = Counters { understood_bytes: 30, lost_bytes: [("hole", 10 * factor)].into(), ..Counters::default() };
+        health.add_counters(&counters);
+        health.values.retain(|value| value.value > 0);
+        health.read(metric::CPU, Vec::new(), 2.5);
         meter.publish(health);
     }
     let mut metrics = ResourceMetrics::default();
@@ -220,6 +229,9 @@ fn health_counters_show_what_was_published_last() {
         [
             "kafka_tracer.capture.lost [By] 30 reason=ring_full",
             "kafka_tracer.capture.lost [By] 40 reason=cut_1",
+            "kafka_tracer.coverage.ratio [1] 0.23076923076923078 result=understood",
+            "kafka_tracer.coverage.ratio [1] 0.7692307692307693 result=hole",
+            "kafka_tracer.cpu [s] 2.5",
             "kafka_tracer.stream.gaps [{gap}] 20",
         ]
     );
