@@ -218,6 +218,8 @@ fn begin_anew(session: &mut Session, flags: u32) {
     session.judged = 0;
     session.flags = flags;
     session.witnessed = 0;
+    session.reads_witnessed = 0;
+    session.writes_witnessed = 0;
     session.conflicts = 0;
 }
 
