@@ -119,6 +119,10 @@ pub mod flag {
     pub const PORTS_CHECKED: u32 = 4;
     /// The connection is closed; what was received before can still be read.
     pub const CLOSED: u32 = 8;
+    /// [`super::Way::sequence`] of what is received is known.
+    pub const SEQUENCED: u32 = 16;
+    /// The connection is gone, and the other end did not say before that it sends no more.
+    pub const CUT: u32 = 32;
 }
 
 /// One direction of a socket. Written under the socket's own lock.
@@ -131,8 +135,9 @@ pub struct Way {
     pub len: u32,
     /// Calls judged so far.
     pub judged: u32,
-    /// Always 0; keeps the size a multiple of eight.
-    pub reserved: u32,
+    /// Of bytes that came, the kernel's own number of the next one to be taken (`tcp_sock.copied_seq`), as it was at [`Self::position`]. Of
+    /// bytes that left, always 0.
+    pub sequence: u32,
     /// The last bytes, fewer than a request's head; only the first 14 are ever used. The verifier wants room for what could follow them.
     pub bytes: [u8; 32],
 }
@@ -287,11 +292,22 @@ pub struct Layout {
     pub vmemmap_at: u64,
     /// Its value where there is none.
     pub vmemmap: u64,
+    /// `tcp_sock.copied_seq`; 0 where it is not known.
+    pub copied_seq: u64,
+    /// `tcp_sock.rcv_nxt`; known where `copied_seq` is.
+    pub rcv_nxt: u64,
+    /// Sockets of this port show the first [`SAMPLE_BYTES`] of themselves each time that bytes were taken, in place of those; 0 for none. It is
+    /// how the two above are found on a kernel that does not describe its types.
+    pub sampled_port: u64,
 }
 
 /// Words of a [`Layout`].
-pub const LAYOUT_WORDS: usize = 18;
+pub const LAYOUT_WORDS: usize = 21;
 const _: () = assert!(size_of::<Layout>() == LAYOUT_WORDS * 8);
+
+/// Bytes of a `struct tcp_sock` that are looked through: no more than all kernels that have to be looked through have in it.
+pub const SAMPLE_BYTES: u32 = 2048;
+const _: () = assert!(SAMPLE_BYTES <= CHUNK_BYTES);
 
 /// A number that no kernel uses for an iterator.
 pub const NONE: u64 = u32::MAX as u64;
@@ -319,6 +335,9 @@ impl Layout {
             self.page_offset,
             self.vmemmap_at,
             self.vmemmap,
+            self.copied_seq,
+            self.rcv_nxt,
+            self.sampled_port,
         ]
     }
 }
@@ -396,6 +415,9 @@ mod tests {
             page_offset,
             vmemmap_at,
             vmemmap,
+            copied_seq,
+            rcv_nxt,
+            sampled_port,
         ] = words;
         let layout = Layout {
             msg_iter,
@@ -416,6 +438,9 @@ mod tests {
             page_offset,
             vmemmap_at,
             vmemmap,
+            copied_seq,
+            rcv_nxt,
+            sampled_port,
         };
         assert_eq!(layout.to_words(), words);
         for (offset, word) in [
@@ -423,6 +448,7 @@ mod tests {
             (offset_of!(Layout, recv_has_nonblock), 10),
             (offset_of!(Layout, reads_pages), 13),
             (offset_of!(Layout, vmemmap), 17),
+            (offset_of!(Layout, sampled_port), 20),
         ] {
             assert_eq!(offset, word * 8);
         }

@@ -5,6 +5,8 @@
 
 #[path = "live/harness.rs"]
 mod harness;
+#[path = "live/taken.rs"]
+mod taken;
 
 use std::io::{IoSlice, IoSliceMut, Read, Seek, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

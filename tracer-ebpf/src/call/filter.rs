@@ -19,6 +19,10 @@ use crate::maps::{CONFIG, NUMBERS, PORTS, SOCKETS, VERDICTS};
 const IPV4: u32 = 2;
 const IPV6: u32 = 10;
 
+/// The first value of `skc_state` (`include/net/tcp_states.h`) that says that the other end sends no more: `TCP_TIME_WAIT`, then `TCP_CLOSE`,
+/// `TCP_CLOSE_WAIT`, `TCP_LAST_ACK` and `TCP_CLOSING`. Listeners, in between, take no bytes.
+const TIME_WAIT: u32 = 6;
+
 /// Third word of an IPv4 address in IPv6's form, `::ffff:a.b.c.d`.
 const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
@@ -59,6 +63,13 @@ impl Identity {
         state >> 16 & 0xff
     }
 
+    /// Whether the other end said that it sends no more, or the connection is gone: `TCP_TIME_WAIT` and the states behind it that connections
+    /// have.
+    #[inline(always)]
+    pub(crate) fn is_past_end(self) -> bool {
+        self.state() >= TIME_WAIT
+    }
+
     /// Whether this is the socket that `socket` was kept for. A closed one has lost its own port.
     #[inline(always)]
     pub(crate) fn is(self, socket: &CallSocket) -> bool {
@@ -82,16 +93,16 @@ pub(crate) fn is_ignored(sk: u64) -> bool {
     socket.state == State::Ignored as u32 && socket.epoch == config.epoch
 }
 
-/// What is kept for a socket, begun if need be.
+/// What is kept for a socket, begun if need be. `copied_seq` is where the kernel counts what was taken from the socket; 0 when it is unknown how
+/// much of that was taken just now.
 #[inline(always)]
-pub(crate) fn socket_of<'a>(sk: u64, layout: &Layout) -> Option<&'a mut CallSocket> {
-    let identity = Identity::of(sk)?;
+pub(crate) fn socket_of<'a>(sk: u64, identity: Identity, layout: &Layout, copied_seq: u64) -> Option<&'a mut CallSocket> {
     if let Some(socket) = known(sk)
         && identity.is(socket)
     {
         return Some(socket);
     }
-    if !begin(sk, identity, 0, layout) {
+    if !begin(sk, identity, 0, layout, copied_seq) {
         return None;
     }
     known(sk)
@@ -99,7 +110,7 @@ pub(crate) fn socket_of<'a>(sk: u64, layout: &Layout) -> Option<&'a mut CallSock
 
 /// Begins to keep a socket, in place of what was kept for another one at its address.
 #[inline(always)]
-pub(crate) fn begin(sk: u64, identity: Identity, flags: u32, layout: &Layout) -> bool {
+pub(crate) fn begin(sk: u64, identity: Identity, flags: u32, layout: &Layout, copied_seq: u64) -> bool {
     let Some(id) = number() else { return false };
     let mut socket = CallSocket { id, ports: identity.ports(), flags, ..CallSocket::default() };
     if identity.family() == IPV6 {
@@ -111,6 +122,12 @@ pub(crate) fn begin(sk: u64, identity: Identity, flags: u32, layout: &Layout) ->
         let [peer, local, ..] = identity.0;
         map(&mut socket.local, local);
         map(&mut socket.peer, peer);
+    }
+    if copied_seq != 0
+        && let Some(sequence) = memory::kernel(sk + copied_seq)
+    {
+        socket.received.sequence = sequence;
+        socket.flags |= flag::SEQUENCED;
     }
     #[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would be on the small stack twice")]
     let inserted = SOCKETS.insert(sk, &socket, 0);

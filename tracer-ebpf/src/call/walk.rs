@@ -17,7 +17,7 @@ use crate::maps::{CONFIG, EVENT, PROGRAMS, WALK};
 use crate::transport::emit;
 
 /// `sizeof(struct iovec)` and `sizeof(struct bio_vec)`.
-const SEGMENT_BYTES: u64 = 16;
+pub(crate) const SEGMENT_BYTES: u64 = 16;
 
 /// Bits of a page's size, less those of the size of `struct page`, which is 64 bytes: what lies between two of one lies between two of the
 /// other this many times doubled.
@@ -64,6 +64,15 @@ pub(crate) fn start_nowhere(walk: &mut Walk) {
     walk.nr_segs = 0;
     walk.in_segment = 0;
     walk.skip = 0;
+}
+
+/// Sets out for the kernel's own memory.
+#[inline(always)]
+pub(crate) fn start_kernel(walk: &mut Walk, address: u64, bytes: u32) {
+    start_nowhere(walk);
+    walk.kind = place::PAGES;
+    walk.current = address;
+    walk.in_segment = u64::from(bytes);
 }
 
 /// Sets out for a part of one page.
@@ -174,9 +183,10 @@ fn gather_pieces(walk: &mut Walk, wanted: u32) {
     }; a b c d e f g h);
 }
 
-/// Bytes went through a socket: judges them if need be, and copies them if they are wanted. The walk is set out for them.
+/// Bytes went through a socket: judges them if need be, and copies them if they are wanted. The walk is set out for them. `unseen` other bytes
+/// went before them, nobody knows from where or to where.
 #[inline(always)]
-pub(crate) fn see(ctx: &ProbeContext, walk: &mut Walk, socket: &mut CallSocket, bytes: u32, sent: bool, time_ns: u64) {
+pub(crate) fn see(ctx: &ProbeContext, walk: &mut Walk, socket: &mut CallSocket, unseen: u32, bytes: u32, sent: bool, time_ns: u64) {
     let Some(config) = CONFIG.get(0) else { return };
     if socket.tgid == 0 {
         socket.tgid = (memory::thread() >> 32) as u32;
@@ -184,13 +194,21 @@ pub(crate) fn see(ctx: &ProbeContext, walk: &mut Walk, socket: &mut CallSocket, 
     filter::take_verdict(socket, config);
     let is_older = socket.flags & flag::BORN == 0;
     let way = if sent { &mut socket.sent } else { &mut socket.received };
-    let position = way.position;
+    let before = way.position;
+    let position = before.wrapping_add(unseen);
     way.position = position.wrapping_add(bytes);
+    if unseen != 0 {
+        // What is gathered does not go on here.
+        way.len = 0;
+    }
     if socket.state == State::Ignored as u32 {
         return;
     }
     let mut is_new = false;
     if socket.state == State::Unknown as u32 {
+        if bytes == 0 {
+            return;
+        }
         walk.head = Head::default();
         let judgement = filter::before_judging(socket, config, sent);
         if judgement == Some(Judgement::Other) {
@@ -217,6 +235,26 @@ pub(crate) fn see(ctx: &ProbeContext, walk: &mut Walk, socket: &mut CallSocket, 
             open(ctx, event, socket, walk, position);
         }
         (*event).header.kind = Kind::Data as u8;
+    }
+    // What passed before a socket was judged is nobody's loss.
+    if unseen != 0 && !is_new {
+        // SAFETY: as above.
+        #[expect(unsafe_code, reason = "a map value is reached by pointer")]
+        unsafe {
+            (*event).header.position = before;
+        }
+        count(Counter::Bytes, u64::from(unseen));
+        walk.left = u64::from(unseen);
+        give_up(ctx, event, walk, Counter::LostUnreadableBytes);
+        if bytes == 0 {
+            return;
+        }
+        // SAFETY: as above.
+        #[expect(unsafe_code, reason = "a map value is reached by pointer")]
+        unsafe {
+            (*event).header.position = position;
+            (*event).header.missing = 0;
+        }
     }
     count(Counter::Bytes, u64::from(bytes));
     walk.left = u64::from(bytes);

@@ -5,17 +5,22 @@
 //! thread. `release_sock(sk)` (net/core/sock.c) is the last thing that `tcp_sendmsg` does, and what it does whenever it waits for room, still
 //! under the socket's lock: the iterator then says how much the socket really took. `tcp_cleanup_rbuf(sk, copied)` runs within `tcp_recvmsg`, under the lock too, each time that bytes were
 //! taken; `copied` is the sum of the call so far. By then all bytes are in the program's memory, and that memory is there to be read.
+//!
+//! Others call `tcp_cleanup_rbuf` as well: splice(2) and all that reads through `tcp_read_sock`, `TCP_ZEROCOPY_RECEIVE`, and without having taken
+//! anything `MSG_PEEK` and `TCP_QUICKACK`. How many bytes left the socket is therefore taken from the socket's own count (`tcp_sock.copied_seq`),
+//! and the thread's call says no more than where in its memory they are, if it is this call that took them.
 
 use core::hint::black_box;
 
 use aya_ebpf::macros::kprobe;
 use aya_ebpf::programs::ProbeContext;
-use tracer_common::call::{Call, Layout, flag, place};
+use tracer_common::call::{Call, CallSocket, Layout, SAMPLE_BYTES, flag, place};
 use tracer_common::counter::Counter;
 use tracer_common::event::direction;
 use tracer_common::socket::State;
 
 use crate::call::filter::{self, Identity};
+use crate::call::walk::SEGMENT_BYTES;
 use crate::call::{memory, walk};
 use crate::counts::count;
 use crate::maps::{CALLS, LAYOUT, SOCKETS};
@@ -146,9 +151,10 @@ fn sent(ctx: &ProbeContext) {
     if bytes == 0 || bytes >> 31 != 0 {
         return;
     }
-    let Some(socket) = filter::socket_of(sk, layout) else { return };
+    let Some(identity) = Identity::of(sk) else { return };
+    let Some(socket) = filter::socket_of(sk, identity, layout, layout.copied_seq) else { return };
     socket.page_bytes = 0;
-    walk::see(ctx, walk, socket, bytes as u32, true, time_ns);
+    walk::see(ctx, walk, socket, 0, bytes as u32, true, time_ns);
 }
 
 /// A program got bytes from a socket.
@@ -162,37 +168,94 @@ pub(crate) fn call_received(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn received(ctx: &ProbeContext) {
     let (Some(sk), Some(copied)) = (ctx.arg::<u64>(0), ctx.arg::<i32>(1)) else { return };
-    if copied <= 0 {
+    if copied <= 0 || filter::is_ignored(sk) {
         return;
     }
-    let copied = u64::from(copied.cast_unsigned());
+    let copied = copied.cast_unsigned();
     let (Some(layout), Some(walk)) = (LAYOUT.get(0), walk::of_this_cpu()) else { return };
-    let thread = memory::thread();
-    let mut done = 0;
-    let mut is_known = false;
-    if let Some(call) = CALLS.get_ptr_mut(thread) {
+    walk::start_nowhere(walk);
+    // What `copied` means when no call of the thread explains it. One byte is also what `TCP_QUICKACK` says, which takes none.
+    let mut told = if copied == 1 { 0 } else { copied };
+    let mut bytes = 0;
+    if let Some(call) = CALLS.get_ptr_mut(memory::thread()) {
         // SAFETY: the map gave the pointer, and it lives as long as the program; it is this thread's own.
         #[expect(unsafe_code, reason = "a map value is reached by pointer")]
         let call = unsafe { &mut *call };
-        if call.sk == sk && call.direction == u32::from(direction::RECEIVED) {
-            if call.kind == place::PEEKED || call.done >= copied {
-                return;
+        if call.sk == sk && call.direction == u32::from(direction::RECEIVED) && is_at_work(call, u64::from(copied), layout) {
+            told = 0;
+            if call.kind != place::PEEKED {
+                told = copied.wrapping_sub(call.done as u32);
+                bytes = told;
+                walk::start(walk, call, call.done, layout);
+                call.done = u64::from(copied);
             }
-            is_known = true;
-            done = call.done;
-            call.done = copied;
-            walk::start(walk, call, done, layout);
         }
     }
+    if bytes == 0 && filter::known(sk).is_none() {
+        return;
+    }
+    let Some(identity) = Identity::of(sk) else { return };
+    let Some(socket) = filter::socket_of(sk, identity, layout, 0) else { return };
+    let moved = moved(sk, identity, socket, told, layout);
+    if moved == 0 || moved >> 31 != 0 {
+        return;
+    }
+    if bytes > moved {
+        bytes = 0;
+    }
+    let mut unseen = moved - bytes;
+    if layout.sampled_port != 0 && layout.sampled_port == u64::from(filter::local_port(socket)) {
+        walk::start_kernel(walk, sk, SAMPLE_BYTES);
+        unseen = 0;
+        bytes = SAMPLE_BYTES;
+    }
+    walk::see(ctx, walk, socket, unseen, bytes, false, memory::now());
+}
+
+/// Whether it is this call that has taken `copied` bytes by now, and not one that came after it and was not kept: then the call's iterator has
+/// moved as far. That of a call that is over lies where other things are by now.
+#[inline(always)]
+fn is_at_work(call: &Call, copied: u64, layout: &Layout) -> bool {
+    if call.kind == place::PEEKED {
+        return true;
+    }
+    if call.done > copied {
+        return false;
+    }
+    if call.kind == place::ELSEWHERE {
+        return true;
+    }
+    let (Some(left), Some(segments)) =
+        (memory::kernel::<u64>(call.iter + layout.iter_count), memory::kernel::<u64>(call.iter + layout.iter_segments))
+    else {
+        return false;
+    };
+    // A buffer's address stays, segments are passed one by one.
+    call.count.wrapping_sub(left) == copied && segments.wrapping_sub(call.segments) <= call.nr_segs.wrapping_mul(SEGMENT_BYTES)
+}
+
+/// How many bytes left the socket since it was looked at last, by its own count; where that is not known, as many as the call said.
+#[inline(always)]
+fn moved(sk: u64, identity: Identity, socket: &mut CallSocket, told: u32, layout: &Layout) -> u32 {
+    if layout.copied_seq == 0 {
+        return told;
+    }
+    let Some(sequence) = memory::kernel::<u32>(sk + layout.copied_seq) else { return told };
+    let before = socket.received.sequence;
+    // Of a dismissed socket nothing was counted.
+    let is_known = socket.flags & flag::SEQUENCED != 0 && socket.state != State::Ignored as u32;
+    socket.received.sequence = sequence;
+    socket.flags |= flag::SEQUENCED;
     if !is_known {
-        // Taken by other means (spliced into a pipe), or the call was forgotten. One byte is what `setsockopt(TCP_QUICKACK)` says.
-        if copied == 1 || !filter::known(sk).is_some_and(|socket| is_copied(socket.state)) {
-            return;
-        }
-        walk::start_nowhere(walk);
+        return told;
     }
-    let Some(socket) = filter::socket_of(sk, layout) else { return };
-    walk::see(ctx, walk, socket, (copied - done) as u32, false, memory::now());
+    let moved = sequence.wrapping_sub(before);
+    // That the other end sends no more has a number as a byte has, and is the last that is taken. A connection that was reset has none.
+    let has_one_more = moved != 0 && (told == 0 || moved == told.wrapping_add(1)) && socket.flags & flag::CUT == 0;
+    if has_one_more && identity.is_past_end() && memory::kernel::<u32>(sk + layout.rcv_nxt) == Some(sequence) {
+        return moved - 1;
+    }
+    moved
 }
 
 #[inline(always)]
@@ -219,7 +282,8 @@ fn page(ctx: &ProbeContext) {
         return;
     }
     let (Some(layout), Some(walk)) = (LAYOUT.get(0), walk::of_this_cpu()) else { return };
-    let Some(socket) = filter::socket_of(sk, layout) else { return };
+    let Some(identity) = Identity::of(sk) else { return };
+    let Some(socket) = filter::socket_of(sk, identity, layout, layout.copied_seq) else { return };
     let within = offset.wrapping_sub(socket.page_offset);
     if socket.page == page && within < socket.page_bytes {
         socket.sent.position = socket.page_position.wrapping_add(within);
@@ -229,7 +293,7 @@ fn page(ctx: &ProbeContext) {
     socket.page_bytes = bytes as u32;
     socket.page_position = socket.sent.position;
     walk::start_page(walk, page, u64::from(offset), bytes, layout);
-    walk::see(ctx, walk, socket, bytes as u32, true, memory::now());
+    walk::see(ctx, walk, socket, 0, bytes as u32, true, memory::now());
 }
 
 /// `tcp_set_state(sk, state)`: connections begin and end.
@@ -244,8 +308,9 @@ pub(crate) fn call_state(ctx: ProbeContext) -> u32 {
 fn state(ctx: &ProbeContext) {
     let (Some(sk), Some(state)) = (ctx.arg::<u64>(0), ctx.arg::<u32>(1)) else { return };
     if state == CLOSE {
-        if let Some(socket) = filter::known(sk) {
-            socket.flags |= flag::CLOSED;
+        if let (Some(socket), Some(identity)) = (filter::known(sk), Identity::of(sk)) {
+            let cut = if identity.state() == ESTABLISHED { flag::CUT } else { 0 };
+            socket.flags |= flag::CLOSED | cut;
         }
         return;
     }
@@ -261,7 +326,7 @@ fn state(ctx: &ProbeContext) {
         return;
     }
     let initiator = if identity.state() == SYN_SENT { flag::INITIATOR } else { 0 };
-    filter::begin(sk, identity, flag::BORN | initiator, layout);
+    filter::begin(sk, identity, flag::BORN | initiator, layout, layout.copied_seq);
 }
 
 /// `tcp_close(sk, timeout)`: no program has the socket any more.

@@ -125,6 +125,9 @@ fn from_types(btf: &Btf<'_>) -> Result<Layout, LayoutError> {
         page_offset: 0,
         vmemmap_at: 0,
         vmemmap: 0,
+        copied_seq: offset("tcp_sock", "copied_seq", "tcp_sock.copied_seq")?,
+        rcv_nxt: offset("tcp_sock", "rcv_nxt", "tcp_sock.rcv_nxt")?,
+        sampled_port: 0,
     })
 }
 
@@ -164,6 +167,10 @@ fn from_version(version: KernelVersion) -> Option<Layout> {
         page_offset: 0,
         vmemmap_at: 0,
         vmemmap: 0,
+        // The configuration decides as well as the version: looked for on a socket.
+        copied_seq: 0,
+        rcv_nxt: 0,
+        sampled_port: 0,
     })
 }
 
@@ -235,8 +242,9 @@ mod tests {
         let Ok(bytes) = std::fs::read(BTF_FILE) else { return };
         let layout = from_types(&Btf::parse(&bytes).unwrap()).unwrap();
         assert_eq!((layout.msg_iter, layout.v6_daddr, layout.v6_rcv_saddr), (16, 56, 72));
+        assert!(layout.rcv_nxt != 0 && layout.copied_seq != 0);
         if let Some(known) = KernelVersion::running().and_then(from_version) {
-            assert_eq!(layout, known);
+            assert_eq!(Layout { copied_seq: 0, rcv_nxt: 0, ..layout }, known);
         } else {
             assert_eq!((layout.iter_iov_offset, layout.iter_segments, layout.iter_count, layout.iter_nr_segs), (8, 16, 24, 32));
             assert_eq!((layout.iovec, layout.ubuf, layout.bvec, layout.recv_has_nonblock), (1, 0, 2, 0));

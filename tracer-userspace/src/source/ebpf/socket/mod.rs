@@ -11,6 +11,7 @@ mod events;
 mod layout;
 mod programs;
 mod reader;
+mod sample;
 mod translate;
 mod trial;
 
@@ -129,6 +130,8 @@ impl SocketSource {
     /// Sends known bytes over a connection of its own and looks what is seen of them: what programs have in their memory, without which
     /// nothing works, and pages of a file.
     fn try_out(&mut self, known: &layout::Known) -> Result<(), StartError> {
+        let counted = self.find_counts(known.layout);
+        let known = &layout::Known { layout: counted, pages: known.pages.clone(), from: known.from };
         let mut why_no_pages = "the kernel does not say where they lie, or not without CAP_SYSLOG".to_owned();
         for pages in known.pages.iter().copied().map(Some).chain([None]) {
             let mut layout = known.layout;
@@ -161,6 +164,24 @@ impl SocketSource {
         tracing::debug!(from = known.from, "The socket source was tried and sees what is sent.");
         self.base = self.kernel_counts().unwrap_or_default();
         Ok(())
+    }
+
+    /// The layout with the places where sockets count what was taken, if need be by looking for them.
+    fn find_counts(&mut self, mut layout: Layout) -> Layout {
+        if layout.copied_seq != 0 {
+            return layout;
+        }
+        match sample::find(self, layout) {
+            Ok(Some(places)) => {
+                tracing::debug!(?places, "Found where sockets count what was taken.");
+                places.put_into(&mut layout);
+            }
+            found => tracing::warn!(
+                reason = found.err().map_or_else(|| "no such place".to_owned(), |error| error.to_string()),
+                "It is not known where sockets count what was taken; bytes that a program splices out of a socket may not be counted."
+            ),
+        }
+        layout
     }
 
     fn set_config(&mut self, config: Config) -> Result<(), StartError> {

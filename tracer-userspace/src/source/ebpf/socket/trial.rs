@@ -38,16 +38,21 @@ pub(super) struct Seen {
 /// When there is no loopback to send over, or the kernel refuses a setting.
 pub(super) fn run(source: &mut SocketSource) -> io::Result<Seen> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    let port = u32::from(listener.local_addr()?.port());
+    let port = listener.local_addr()?.port();
+    with_forced(source, port, |source| exchange(&listener).map(|exchange| look(source, &exchange)))
+}
+
+/// Does something while what goes to and from a port is taken for Kafka.
+pub(super) fn with_forced<T>(source: &mut SocketSource, port: u16, act: impl FnOnce(&mut SocketSource) -> io::Result<T>) -> io::Result<T> {
+    let port = u32::from(port);
     let before = source.config;
     let refused = |error: aya::maps::MapError| io::Error::other(chain(&error));
     source.ports.insert(port, PortRule::Force as u32, 0).map_err(refused)?;
     source.settings.set(0, Config { has_port_rules: 1, ..before }.to_words()).map_err(io::Error::other)?;
-    let exchanged = exchange(&listener);
-    let looked = exchanged.map(|exchange| look(source, &exchange));
+    let done = act(source);
     source.ports.remove(&port).map_err(refused)?;
     source.settings.set(0, before.to_words()).map_err(io::Error::other)?;
-    looked
+    done
 }
 
 /// What was sent, and between whom.
@@ -179,7 +184,8 @@ fn look(source: &mut SocketSource, exchange: &Exchange) -> Seen {
     }
 }
 
-fn is_of(header: &CallHeader, local: SocketAddr, peer: SocketAddr) -> bool {
+/// Whether an event is of this end of a connection.
+pub(super) fn is_of(header: &CallHeader, local: SocketAddr, peer: SocketAddr) -> bool {
     let mapped = |address: SocketAddr| match address {
         SocketAddr::V4(address) => address.ip().to_ipv6_mapped().octets(),
         SocketAddr::V6(address) => address.ip().octets(),
