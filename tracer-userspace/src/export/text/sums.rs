@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::quantity::{Distribution, bytes, count, seconds};
 use super::{BOLD, CYAN, GREEN, RED, YELLOW, printable, to_the_second, topic_name};
-use crate::observe::{Observation, Operation, Outcome, Side, Topic};
+use crate::observe::{Observation, Operation, Outcome, Poll, Side, Topic};
 use crate::telemetry::semconv::metric;
 use crate::telemetry::{FinishedSpan, HealthSnapshot, HealthValue, Joined, OperationName, error_type};
 use crate::time::Timestamp;
@@ -16,6 +16,8 @@ use crate::time::Timestamp;
 /// Topics, and groups of one topic, that are told apart; the rest is summed together.
 const MAX_TOPICS: usize = 1_000;
 const MAX_GROUPS: usize = 100;
+/// Partitions of one topic of which it is said how far they were read.
+const MAX_PARTITIONS: usize = 1_000;
 const OTHERS: &str = "(others)";
 
 /// Everything summed so far.
@@ -36,6 +38,8 @@ struct TopicSums {
     unanswered: u64,
     send_errors: BTreeMap<&'static str, u64>,
     groups: BTreeMap<Option<Arc<str>>, GroupSums>,
+    /// Where partitions end, as far as that was told.
+    ends: BTreeMap<i32, i64>,
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +48,8 @@ struct GroupSums {
     fetched_bytes: u64,
     redelivered: u64,
     commits: u64,
+    /// How far partitions were read.
+    positions: BTreeMap<i32, i64>,
     errors: BTreeMap<&'static str, u64>,
     span_messages: u64,
     joined_messages: u64,
@@ -59,6 +65,9 @@ impl Sums {
         match observation {
             Observation::Sent(sent) if self.counts(&sent.operation) && !sent.header.control => {
                 let Some(topic) = self.topic(&sent.topic) else { return };
+                if let Some(base) = sent.base_offset.filter(|_| sent.outcome == Outcome::Success) {
+                    topic.ends_at(sent.partition, base.saturating_add(i64::from(sent.header.last_offset_delta)).saturating_add(1));
+                }
                 topic.sent += u64::from(sent.record_count);
                 topic.sent_bytes += u64::from(sent.header.size_bytes);
                 if sent.retry {
@@ -79,6 +88,7 @@ impl Sums {
                     group.redelivered += u64::from(fetched.delivered.delivered);
                 }
             }
+            Observation::Poll(poll) if poll.operation.connection.side == self.counted => self.poll(poll),
             Observation::FetchFailed(failed) if self.counts(&failed.operation) => {
                 let Some(error) = error_type(failed.outcome) else { return };
                 let Some(group) = self.group(&failed.topic, failed.group.as_ref()) else { return };
@@ -100,6 +110,21 @@ impl Sums {
             | Observation::Transaction(_)
             | Observation::Exchange(_)
             | Observation::Connection(_) => {}
+        }
+    }
+
+    /// How far a consumer has come, of topics and groups that there was something to say of.
+    fn poll(&mut self, poll: &Poll) {
+        for polled in &poll.partitions {
+            let Some(topic) = self.topics.get_mut(&topic_name(&polled.topic)) else { continue };
+            if let Some(end) = polled.told.high_watermark {
+                topic.ends_at(polled.partition, end);
+            }
+            if let (Some(position), Some(group)) = (polled.position, topic.groups.get_mut(&poll.group).filter(|_| !poll.several_groups))
+                && (group.positions.len() < MAX_PARTITIONS || group.positions.contains_key(&polled.partition))
+            {
+                group.positions.insert(polled.partition, position);
+            }
         }
     }
 
@@ -186,6 +211,20 @@ impl Sums {
 }
 
 impl TopicSums {
+    fn ends_at(&mut self, partition: i32, offset: i64) {
+        if self.ends.len() < MAX_PARTITIONS || self.ends.contains_key(&partition) {
+            let end = self.ends.entry(partition).or_insert(offset);
+            *end = offset.max(*end);
+        }
+    }
+
+    /// What lies between a group's positions and the ends.
+    fn behind(&self, group: &GroupSums) -> u64 {
+        let of_partition =
+            |(partition, position): (&i32, &i64)| self.ends.get(partition).map_or(0, |end| end.saturating_sub(*position).max(0));
+        group.positions.iter().map(of_partition).map(i64::unsigned_abs).fold(0, u64::saturating_add)
+    }
+
     fn write(&self, out: &mut dyn Write, paint: &dyn Fn(&str, &str) -> String, name: &str) -> io::Result<()> {
         writeln!(out, "\n  {}", paint(BOLD, name))?;
         let width = self.groups.keys().map(|group| label(group.as_ref()).chars().count()).max().unwrap_or(0).max("sent".len());
@@ -203,7 +242,12 @@ impl TopicSums {
         }
         for (group, sums) in &self.groups {
             let label = label(group.as_ref());
-            writeln!(out, "    {}{}  {}", paint(GREEN, &label), padding(&label), sums.parts(paint).join(", "))?;
+            let mut parts = sums.parts(paint);
+            let behind = self.behind(sums);
+            if behind > 0 {
+                parts.push(paint(YELLOW, &format!("{} behind at the end", number_of(behind, "message"))));
+            }
+            writeln!(out, "    {}{}  {}", paint(GREEN, &label), padding(&label), parts.join(", "))?;
         }
         Ok(())
     }

@@ -5,8 +5,8 @@ use opentelemetry::trace::{Link, SpanContext, TraceFlags, TraceId, TraceState};
 use super::super::otlp::tests::span_of;
 use super::*;
 use crate::observe::{
-    BatchHeader, Codec, Commit, Connection, Delivered, FetchFailure, FetchedBatch, Operation, Outcome, Process, RecordsRead, SentBatch,
-    TopicId,
+    BatchHeader, Codec, Commit, Connection, Delivered, FetchFailure, FetchedBatch, Operation, Outcome, Poll, PolledPartition, Process,
+    RecordsRead, SentBatch, Told, TopicId,
 };
 use crate::telemetry::{EndToEnd, HealthSnapshot, SentClock, semconv::metric};
 
@@ -245,6 +245,18 @@ fn fetched(name: &str, group: Option<&str>, redelivered: bool) -> Observation {
     })
 }
 
+fn polled(name: &str, group: &str, position: i64, end: i64) -> Observation {
+    let told = Told { high_watermark: Some(end), ..Told::default() };
+    Observation::Poll(Poll {
+        operation: operation(Side::Client, 2_000),
+        group: Some(Arc::from(group)),
+        several_groups: false,
+        isolation_level: None,
+        partitions: vec![PolledPartition { topic: topic(name), partition: 1, position: Some(position), told }],
+        left: vec![],
+    })
+}
+
 fn summary_of(observations: &[Observation], spans: &[FinishedSpan], health: &HealthSnapshot) -> String {
     let mut text = Text::new(Vec::new(), false, Side::Client);
     for observation in observations {
@@ -269,6 +281,8 @@ fn the_summary_tells_by_topic_what_was_sent_and_who_fetched_it() {
         fetched("orders", Some("billing"), false),
         fetched("orders", Some("billing"), true),
         fetched("orders", None, false),
+        polled("orders", "billing", 1_005, 1_008),
+        polled("idle", "billing", 0, 9),
         Observation::FetchFailed(FetchFailure {
             operation: operation(Side::Client, 0),
             topic: topic("orders"),
