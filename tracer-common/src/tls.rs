@@ -25,6 +25,8 @@ pub mod flag {
     pub const TOLD: u32 = 8;
     /// The socket was found by what the session's threads do, not by its object.
     pub const BY_THREAD: u32 = 16;
+    /// What is written was written before: the library sends what it kept back.
+    pub const FLUSHING: u32 = 32;
 }
 
 /// A session.
@@ -134,6 +136,10 @@ pub enum Told {
     Long = 1,
     /// It returns 1 and writes a `size_t` where its fourth argument points to.
     Out = 2,
+    /// It moves nothing.
+    Nothing = 3,
+    /// It sends what was given before.
+    Flush = 4,
 }
 
 /// Where a session's object has its socket.
@@ -142,10 +148,38 @@ pub enum Told {
 pub enum Kind {
     /// In the basic input and output objects of OpenSSL.
     OpenSsl = 0,
-    /// Not where a program could find it.
-    Opaque = 1,
+    /// Where the library's own function looks for it ([`transport`]).
+    GnuTls = 1,
     /// In the descriptor of Go's `net.TCPConn`.
     Go = 2,
+}
+
+/// Where the sessions of a process that uses `GnuTLS` have their transport: the descriptor of their socket, if they have one.
+///
+/// What user space found in the library's code is kept in a table of words, each with the process beside the place.
+pub mod transport {
+    /// Words in the table; that of number 0 is for the processes without one of their own.
+    pub const SLOTS: u32 = 4096;
+
+    /// The number of a process's word.
+    #[must_use]
+    pub const fn slot(tgid: u32) -> u32 {
+        tgid % SLOTS
+    }
+
+    /// The word: `place` is in bytes from where the session begins, and not 0.
+    #[must_use]
+    pub const fn word(tgid: u32, place: u32) -> u64 {
+        (tgid as u64) << 32 | place as u64
+    }
+
+    /// The place that a word tells for a process; None if the word is another's.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+    pub const fn place(tgid: u32, word: u64) -> Option<u32> {
+        let place = word as u32;
+        if place != 0 && word >> 32 == tgid as u64 { Some(place) } else { None }
+    }
 }
 
 /// A call that has not returned.

@@ -141,6 +141,18 @@ pub fn libssl_of_another_build() -> Result<PathBuf> {
     c_build(&["padding.s", "libssl.ld"], "libssl.so.3", &flags, "OpenSSL's library, with its functions in other places")
 }
 
+/// Makes sure that `GnuTLS` is there.
+///
+/// # Errors
+/// If it is not and cannot be installed.
+pub fn ensure_gnutls() -> Result<()> {
+    ensure("python3")?;
+    if step::output(Command::new("python3").args(["-c", "import ctypes; ctypes.CDLL('libgnutls.so.30')"])).is_ok() {
+        return Ok(());
+    }
+    install("libgnutls30", "GnuTLS")
+}
+
 /// What the C compiler makes of files of `tests/clients/c` and OpenSSL, in the cache once per state of those files.
 fn c_build(sources: &[&str], name: &str, flags: &[&str], why: &str) -> Result<PathBuf> {
     let sources: Vec<PathBuf> = sources.iter().map(|source| workspace::root().join("tests/clients/c").join(source)).collect();

@@ -1,5 +1,6 @@
 """A Kafka application of the tests over kafka-python: one JSON object says what to do, one line per record says what came of it."""
 
+import os
 import sys
 import time
 
@@ -102,6 +103,11 @@ def consume(job, settings):
 def main():
     job = application.job()
     settings = {"bootstrap_servers": job["bootstrap"].split(","), "client_id": job["client_id"], **job["properties"]}
+    if os.environ.get("TLS_LIBRARY") == "gnutls":
+        import gnutls_ssl
+
+        files = [settings.pop(name, None) for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile")]
+        settings["ssl_context"] = gnutls_ssl.Context(*files)
     if job["mode"].endswith("_until"):
         (produce_until if job["mode"] == "produce_until" else consume_until)(job, settings)
         return

@@ -47,6 +47,7 @@ fn encrypted_records_are_what_the_clients_say() -> Result<()> {
     let clients = Language::SEEN_INTO.map(|language| Ok((language.name(), Client::ensure(language, distribution)?)));
     let mut clients = clients.into_iter().collect::<Result<Vec<_>>>()?;
     clients.push(("go-stripped", Client::ensure(Language::Go, distribution)?.stripped()?));
+    clients.push(("gnutls", Client::ensure(Language::KafkaPython, distribution)?.over_gnutls()?));
     let mut libraries = Vec::new();
     for (_, client) in &clients {
         libraries.extend(client.tls_libraries()?.iter().map(|path| path.display().to_string()));
@@ -70,9 +71,14 @@ fn programs_that_are_found_by_their_connections_are_seen_into_from_then_on_and_w
     let mut stage = Stage::secure("tls-auto")?;
     let tracer = stage.tls_tracer(&[])?;
     let mut told = Vec::new();
-    for language in [Language::Librdkafka, Language::Kafkajs, Language::KafkaPython] {
-        let client = Client::ensure(language, stage.broker.distribution())?.over(Access::MutualTls);
-        told.push(exchange(&stage, &client, &format!("auto-{}", language.name()))?);
+    let client = |language| Client::ensure(language, stage.broker.distribution());
+    for (name, client) in [
+        ("librdkafka", client(Language::Librdkafka)?),
+        ("kafkajs", client(Language::Kafkajs)?),
+        ("kafka-python", client(Language::KafkaPython)?),
+        ("gnutls", client(Language::KafkaPython)?.over_gnutls()?),
+    ] {
+        told.push(exchange(&stage, &client.over(Access::MutualTls), &format!("auto-{name}"))?);
     }
     let (spans, log) = stage.end(tracer)?;
     let mut missed = 0;

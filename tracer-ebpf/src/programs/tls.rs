@@ -24,6 +24,9 @@ const STREAM: u32 = 1;
 /// `MSG_PEEK`.
 const PEEK: i32 = 2;
 
+/// Of the flags of `gnutls_init`: the session is that of the end that connects.
+const GNUTLS_CLIENT: u64 = 2;
+
 /// What the kernel is told: go on.
 const GO_ON: i32 = 1;
 
@@ -51,16 +54,64 @@ pub(crate) fn tls_write_ex(ctx: ProbeContext) -> u32 {
     enter(&ctx, direction::SENT, Told::Out, Kind::OpenSsl)
 }
 
-/// The return of any of these functions.
+/// `ssize_t gnutls_record_recv(gnutls_session_t session, void *data, size_t data_size)`.
+#[uprobe]
+pub(crate) fn gnutls_read(ctx: ProbeContext) -> u32 {
+    enter(&ctx, direction::RECEIVED, Told::Long, Kind::GnuTls)
+}
+
+/// `ssize_t gnutls_record_send2(gnutls_session_t session, const void *data, size_t data_size, size_t pad, unsigned flags)`, which
+/// `gnutls_record_send` jumps to; before 3.6.3 that one itself, which begins alike.
+#[uprobe]
+pub(crate) fn gnutls_write(ctx: ProbeContext) -> u32 {
+    if let Some(address) = ctx.arg::<u64>(0)
+        && session::get(&session::key(address)).is_some_and(|session| session.flags & flag::FLUSHING != 0)
+    {
+        return 0;
+    }
+    enter(&ctx, direction::SENT, Told::Long, Kind::GnuTls)
+}
+
+/// `int gnutls_record_uncork(gnutls_session_t session, unsigned int flags)`: sends what [`gnutls_write`] took while the session was corked,
+/// by the same function.
+#[uprobe]
+pub(crate) fn gnutls_flush(ctx: ProbeContext) -> u32 {
+    let Some(address) = ctx.arg::<u64>(0) else { return 0 };
+    let Some(session) = session::get(&session::key(address)) else { return 0 };
+    session.flags |= flag::FLUSHING;
+    keep(&ctx, Call { session: address, told: Told::Flush as u32, kind: Kind::GnuTls as u32, ..Call::default() })
+}
+
+/// `int gnutls_init(gnutls_session_t *session, unsigned int flags)`.
+#[uprobe]
+pub(crate) fn gnutls_new(ctx: ProbeContext) -> u32 {
+    let (Some(buffer), Some(bytes)) = (ctx.arg(0), ctx.arg(1)) else { return 0 };
+    keep(&ctx, Call { buffer, bytes, told: Told::Nothing as u32, kind: Kind::GnuTls as u32, ..Call::default() })
+}
+
+/// The return of `gnutls_init`: the new session's address is where its first argument points to.
 #[uretprobe]
-pub(crate) fn tls_return(ctx: RetProbeContext) -> u32 {
+pub(crate) fn gnutls_made(ctx: RetProbeContext) -> u32 {
+    let Some(call) = returned(&ctx) else { return 0 };
+    if ctx.ret::<i32>() == 0
+        && let Some(address) = descriptor::user::<u64>(call.buffer)
+    {
+        let initiator = if call.bytes & GNUTLS_CLIENT == 0 { 0 } else { flag::INITIATOR };
+        session::begin(&session::key(address), flag::BEGUN | initiator);
+    }
+    0
+}
+
+/// The call that returns.
+#[inline(always)]
+fn returned<'a>(ctx: &RetProbeContext) -> Option<&'a Call> {
     // SAFETY: the kernel's registers of the program's context.
     #[expect(unsafe_code, reason = "the context is a pointer")]
     let key = unsafe { call_key(ctx.regs, true) };
     let Some(call) = CALLS.get_ptr_mut(key) else {
         // Entered before the tracer came.
         count(Counter::LostCalls, 1);
-        return 0;
+        return None;
     };
     // SAFETY: the map gave the pointer; only this thread writes the value. It stays until the thread's next call from the same place.
     #[expect(unsafe_code, reason = "a map value is reached by pointer")]
@@ -68,9 +119,22 @@ pub(crate) fn tls_return(ctx: RetProbeContext) -> u32 {
     // Before Linux 6.13 a return is told once for each process that has a probe there, whichever process it is in (`uretprobe_dispatcher` of
     // kernel/trace/trace_uprobe.c asks no filter).
     if call.has_returned != 0 {
-        return 0;
+        return None;
     }
     call.has_returned = 1;
+    Some(call)
+}
+
+/// The return of any other of these functions.
+#[uretprobe]
+pub(crate) fn tls_return(ctx: RetProbeContext) -> u32 {
+    let Some(call) = returned(&ctx) else { return 0 };
+    if call.told == Told::Flush as u32 {
+        if let Some(session) = session::get(&session::key(call.session)) {
+            session.flags &= !flag::FLUSHING;
+        }
+        return 0;
+    }
     let moved: i64 = if call.told == Told::Long as u32 {
         ctx.ret()
     } else if call.told == Told::Int as u32 {
@@ -212,6 +276,12 @@ fn enter(ctx: &ProbeContext, direction: u8, told: Told, kind: Kind) -> u32 {
         has_returned: 0,
     };
     thread::call_begins(&call);
+    keep(ctx, call)
+}
+
+/// Until it returns.
+#[inline(always)]
+fn keep(ctx: &ProbeContext, call: Call) -> u32 {
     // SAFETY: the kernel's registers of the program's context.
     #[expect(unsafe_code, reason = "the context is a pointer")]
     let key = unsafe { call_key(ctx.regs, false) };

@@ -2,7 +2,9 @@
 //! each step is checked, and what does not fit is no socket.
 
 use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user, generated};
-use tracer_common::tls::{Call, Kind, Session, TlsConfig};
+use tracer_common::tls::{Call, Kind, Session, TlsConfig, transport};
+
+use crate::maps::TRANSPORTS;
 
 /// Kinds of basic input and output objects that have a socket's descriptor (`BIO_TYPE_SOCKET`, `BIO_TYPE_CONNECT`, openssl/bio.h).
 const BIO_SOCKET: u32 = 0x505;
@@ -53,7 +55,18 @@ pub(crate) fn of(call: &Call) -> Option<u32> {
     if call.kind == Kind::Go as u32 {
         return go(call.session);
     }
-    None
+    gnu_tls(call.session)
+}
+
+/// `gnutls_session_t`: what the session's functions for reading are given, by default a descriptor. A program with functions of its own may
+/// give them anything: what is no descriptor of a socket leads nowhere.
+#[inline(always)]
+fn gnu_tls(session: u64) -> Option<u32> {
+    let tgid = crate::session::tgid();
+    let word = |slot| TRANSPORTS.get(slot).map_or(0, |word| *word);
+    let place = transport::place(tgid, word(transport::slot(tgid))).or_else(|| transport::place(0, word(0)))?;
+    let given: u64 = user(session.wrapping_add(u64::from(place)))?;
+    u32::try_from(given).ok().filter(|&descriptor| descriptor > 2)
 }
 
 /// `SSL *`: the object for reading is the third word of `struct ssl_st` up to OpenSSL 3.1 (a number, the method, then it), the eleventh of

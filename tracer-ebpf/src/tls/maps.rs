@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated;
 use aya_ebpf::macros::btf_map;
 use tracer_common::counter::COUNTERS;
 use tracer_common::limits;
-use tracer_common::tls::{Call, CallKey, OwnedKey, Session, SessionKey, Thread, TlsConfig, Walk};
+use tracer_common::tls::{Call, CallKey, OwnedKey, Session, SessionKey, Thread, TlsConfig, Walk, transport};
 use tracer_common::verdict;
 
 /// Flags of maps that the daemon reads and writes while programs run: through shared memory, since the kernel runs no program on a probe
@@ -56,6 +56,10 @@ pub(crate) static CALLS: LruHashMap<CallKey, Call, { limits::MAX_CALLS as usize 
 /// What is left to copy of the call that a thread is in, by process and thread.
 #[btf_map]
 pub(crate) static WALKS: LruHashMap<u64, Walk, { limits::MAX_CALLS as usize }> = LruHashMap::new();
+
+/// Where sessions of GnuTLS have their sockets, as [`tracer_common::tls::transport`] says.
+#[btf_map]
+pub(crate) static TRANSPORTS: Array<u64, { transport::SLOTS as usize }, SHARED> = Array::new();
 
 /// At index 0 the program that goes on copying.
 #[btf_map]

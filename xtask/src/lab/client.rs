@@ -65,6 +65,7 @@ pub struct Client {
     distribution: Distribution,
     service: Option<String>,
     libraries: Option<PathBuf>,
+    is_over_gnutls: bool,
     access: Access,
 }
 
@@ -228,7 +229,15 @@ impl Client {
             }
             Language::Kafkajs => tools::node_packages("kafkajs", "a client over kafkajs with all its codecs, by npm")?,
         };
-        Ok(Self { language, home, distribution: distribution.clone(), service: None, libraries: None, access: Access::Plain })
+        Ok(Self {
+            language,
+            home,
+            distribution: distribution.clone(),
+            service: None,
+            libraries: None,
+            is_over_gnutls: false,
+            access: Access::Plain,
+        })
     }
 
     /// Its language.
@@ -252,6 +261,15 @@ impl Client {
     #[must_use]
     pub fn with_libraries(&self, dir: &Path) -> Self {
         Self { libraries: Some(dir.to_owned()), ..self.clone() }
+    }
+
+    /// The same client, in kafka-python, with its TLS from `GnuTLS`.
+    ///
+    /// # Errors
+    /// If that library is missing and cannot be installed.
+    pub fn over_gnutls(&self) -> Result<Self> {
+        tools::ensure_gnutls()?;
+        Ok(Self { is_over_gnutls: true, ..self.clone() })
     }
 
     /// How it comes to the broker.
@@ -280,14 +298,23 @@ impl Client {
             let node = step::output(Command::new("node").args(["-p", "process.execPath"]))?;
             return Ok(vec![PathBuf::from(node.trim())]);
         }
-        let module = if self.language == Language::Librdkafka { "confluent_kafka" } else { "ssl" };
+        let module = match (self.language, self.is_over_gnutls) {
+            (_, true) => "gnutls_ssl",
+            (Language::Librdkafka, _) => "confluent_kafka",
+            _ => "ssl",
+        };
         let program = format!("import {module}\nfor line in open('/proc/self/maps'):\n if ' r-xp ' in line: print(line.split()[-1])");
-        let mapped = step::output(Command::new("python3").args(["-c", &program]).env("PYTHONPATH", &self.home))?;
-        let is_wanted =
-            |path: &&str| path.rsplit('/').next().is_some_and(|name| name.starts_with("librdkafka") || name.starts_with("libssl"));
+        let mapped = step::output(Command::new("python3").args(["-c", &program]).env("PYTHONPATH", self.python_path()?))?;
+        let names: &[&str] = if self.is_over_gnutls { &["libgnutls"] } else { &["librdkafka", "libssl"] };
+        let is_wanted = |path: &&str| path.rsplit('/').next().is_some_and(|file| names.iter().any(|name| file.starts_with(name)));
         let found: Vec<PathBuf> = mapped.lines().filter(is_wanted).map(PathBuf::from).collect();
         anyhow::ensure!(!found.is_empty(), "{module} has no TLS library of its own");
         Ok(found)
+    }
+
+    fn python_path(&self) -> Result<std::ffi::OsString> {
+        let paths = [self.home.clone(), workspace::root().join("tests/clients/python")];
+        std::env::join_paths(paths).context("a path with a colon in it")
     }
 
     /// The client's own words for how it comes to the broker.
@@ -439,6 +466,9 @@ impl Client {
         }
         if let Some(service) = &self.service {
             command.env("OTEL_SERVICE_NAME", service);
+        }
+        if self.is_over_gnutls {
+            command.env("TLS_LIBRARY", "gnutls");
         }
         if let Some(libraries) = &self.libraries {
             command.env("LD_LIBRARY_PATH", libraries);

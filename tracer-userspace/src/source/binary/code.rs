@@ -1,4 +1,5 @@
-//! The instructions of a function, as Go's compiler makes them: where the check for room on the stack ends, and which instructions return.
+//! The instructions of a function: as Go's compiler makes them, where the check for room on the stack ends, and which instructions return; as C's
+//! compiler makes them, which member of a structure one returns.
 //! Each instruction is gone through from the first on: bytes that look like one may be part of another.
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, Register};
@@ -70,6 +71,28 @@ pub(super) fn returns(code: &[u8], machine: Machine) -> Option<Vec<usize>> {
     (!found.is_empty()).then_some(found)
 }
 
+/// Where in its first argument a function of C finds the word that it returns, if it does that and nothing else.
+pub(super) fn member_that_is_returned(code: &[u8], machine: Machine) -> Option<u32> {
+    match machine {
+        Machine::X86_64 => {
+            // Where indirect jumps may lead to is marked.
+            let mut instructions = decode(code).map(|(_, instruction)| instruction).filter(|it| it.mnemonic() != Mnemonic::Endbr64);
+            let (load, leave) = (instructions.next()?, instructions.next()?);
+            let is_load = load.mnemonic() == Mnemonic::Mov
+                && load.op0_register() == Register::RAX
+                && load.memory_base() == Register::RDI
+                && load.memory_index() == Register::None;
+            (is_load && leave.mnemonic() == Mnemonic::Ret).then_some(())?;
+            u32::try_from(load.memory_displacement64()).ok()
+        }
+        Machine::Aarch64 => {
+            let mut instructions = words(code).map(|(_, word)| word).filter(|&word| word != arm::CALLED_INDIRECTLY);
+            let (load, leave) = (instructions.next()?, instructions.next()?);
+            (leave == arm::RETURN).then(|| arm::loaded_from_first(load))?
+        }
+    }
+}
+
 /// All instructions with their places. Where none is, the last is invalid.
 fn decode(code: &[u8]) -> impl Iterator<Item = (usize, Instruction)> {
     let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
@@ -98,6 +121,14 @@ mod arm {
 
     /// `ldr x16, [x28, #16]`.
     pub(super) const LOAD_STACK_GUARD: u32 = 0xf940_0000 | (STACK_GUARD / 8) << 10 | 28 << 5 | 16;
+
+    /// `bti c`: where indirect calls may lead to is marked.
+    pub(super) const CALLED_INDIRECTLY: u32 = 0xd503_245f;
+
+    /// Of `ldr x0, [x0, #place]` the place.
+    pub(super) fn loaded_from_first(word: u32) -> Option<u32> {
+        (word & 0xffc0_03ff == 0xf940_0000).then_some((word >> 10 & 0xfff) * 8)
+    }
 
     /// `b.cond`.
     pub(super) const fn is_conditional_branch(word: u32) -> bool {
@@ -146,6 +177,29 @@ mod tests {
         let code: Vec<u8> = [0xf940_0b90_u32, 0xeb30_63ff, 0x5400_0409, 0xf81b_0ffe].into_iter().flat_map(u32::to_le_bytes).collect();
         assert_eq!(behind_stack_check(&code, Machine::Aarch64), Some(12));
         assert_eq!(behind_stack_check(&code[..12], Machine::Aarch64), None);
+    }
+
+    #[test]
+    fn a_member_is_told_by_a_function_that_returns_it_and_does_nothing_else() {
+        // As `objdump` shows `gnutls_transport_get_ptr` of 3.7.9; the same with a mark; of two words; of another argument; with an index.
+        for (code, member) in [
+            (&[0x48, 0x8b, 0x87, 0x00, 0x06, 0x00, 0x00, 0xc3][..], Some(0x600)),
+            (&[0xf3, 0x0f, 0x1e, 0xfa, 0x48, 0x8b, 0x87, 0x00, 0x06, 0x00, 0x00, 0xc3], Some(0x600)),
+            (&[0x48, 0x8b, 0x87, 0x00, 0x06, 0x00, 0x00, 0x48, 0x8b, 0x00, 0xc3], None),
+            (&[0x48, 0x8b, 0x86, 0x00, 0x06, 0x00, 0x00, 0xc3], None),
+            (&[0x48, 0x8b, 0x84, 0xf7, 0x00, 0x06, 0x00, 0x00, 0xc3], None),
+            (&[0x48, 0x8b, 0x47, 0xf8, 0xc3], None),
+            (&[0x48, 0x8b], None),
+            (&[], None),
+        ] {
+            assert_eq!(member_that_is_returned(code, Machine::X86_64), member, "{code:x?}");
+        }
+        // bti c; ldr x0, [x0, #1536]; ret
+        let code: Vec<u8> = [0xd503_245f_u32, 0xf943_0000, 0xd65f_03c0].into_iter().flat_map(u32::to_le_bytes).collect();
+        for begin in [0, 4] {
+            assert_eq!(member_that_is_returned(&code[begin..], Machine::Aarch64), Some(1536));
+        }
+        assert_eq!(member_that_is_returned(&code[..8], Machine::Aarch64), None);
     }
 
     #[test]

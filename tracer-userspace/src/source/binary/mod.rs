@@ -97,6 +97,11 @@ impl<'data, R: ReadRef<'data>> Binary<'data, R> {
         (address - segment.p_vaddr(endian)).checked_add(segment.p_offset(endian))
     }
 
+    /// Where in its argument a function finds the word that it returns, if it does that and nothing else.
+    pub fn member_that_is_returned(&self, function: Function) -> Option<u32> {
+        code::member_that_is_returned(self.code(function)?, self.machine()?)
+    }
+
     fn machine(&self) -> Option<Machine> {
         let endian = self.elf.endian();
         match (self.elf.elf_header().e_machine(endian), endian) {

@@ -21,6 +21,7 @@ use aya::programs::raw_trace_point::RawTracePointLink;
 use aya::programs::uprobe::UProbeLink;
 use hashlink::LruCache;
 use rustix::thread::CapabilitySet;
+use tracer_common::tls::transport;
 use tracing::{debug, info, warn};
 
 use super::library::{Library, look_into};
@@ -29,6 +30,7 @@ use super::programs::{self, Link};
 use super::turn::Turn;
 use super::{TlsConfig, opaque};
 use crate::privileges;
+use crate::source::ebpf::cells::Cells;
 use crate::source::ebpf::owner;
 use crate::source::ebpf::procfs::lossy;
 
@@ -99,6 +101,7 @@ struct Process {
 /// The thread's state.
 struct Discovery {
     ebpf: Ebpf,
+    transports: Cells<u64>,
     config: TlsConfig,
     shared: Shared,
     processes: HashMap<u32, Process>,
@@ -150,9 +153,10 @@ struct Held {
 }
 
 impl Discovery {
-    fn new(ebpf: Ebpf, config: TlsConfig, shared: Shared, undertaker: Sender<Vec<UProbeLink>>, turn: Arc<Turn>) -> Self {
+    fn new(loaded: Loaded, config: TlsConfig, shared: Shared, undertaker: Sender<Vec<UProbeLink>>, turn: Arc<Turn>) -> Self {
         Self {
-            ebpf,
+            ebpf: loaded.ebpf,
+            transports: loaded.transports,
             config,
             shared,
             processes: HashMap::new(),
@@ -188,6 +192,7 @@ impl Discovery {
             if !self.everywhere.insert(at) {
                 continue;
             }
+            self.tell_transport(&library, 0);
             let (links, failed) = attach(&mut self.ebpf, &library, &file, None);
             if let Some(error) = failed {
                 warn!(path = %path.display(), error, "Not all of a TLS library can be seen into.");
@@ -361,16 +366,28 @@ impl Discovery {
                 continue;
             }
             let begun = Instant::now();
+            self.tell_transport(&library, pid);
             let (links, failed) = {
                 let _turn = self.turn.attach();
                 attach(&mut self.ebpf, &library, &file, NonZeroU32::new(pid))
             };
             debug!(pid, library = mapped.path, functions = links.len(), microseconds = begun.elapsed().as_micros(), "Seeing into TLS.");
-            process.links.extend(links);
+            if let Some(process) = self.processes.get_mut(&pid) {
+                process.links.extend(links);
+            }
             if let Some(error) = failed {
                 warn!(pid, library = mapped.path, error, "Not all of a process's TLS can be seen into.");
                 self.tell(pid, "not_attached");
             }
+        }
+    }
+
+    /// Tells the programs where sessions of `GnuTLS` have their sockets, in a process or, for number 0, in those of which nothing else is said.
+    fn tell_transport(&mut self, library: &Library, pid: u32) {
+        let Some(place) = library.transport else { return };
+        if let Err(error) = self.transports.set(transport::slot(pid), transport::word(pid, place)) {
+            // What their threads do tells it, too.
+            debug!(%error, "The programs do not know where sessions of GnuTLS have their sockets.");
         }
     }
 
@@ -463,6 +480,13 @@ impl Discovery {
     }
 }
 
+/// The programs, and what is told to them.
+pub(super) struct Loaded {
+    pub(super) ebpf: Ebpf,
+    /// Where sessions of `GnuTLS` have their sockets, see [`transport`].
+    pub(super) transports: Cells<u64>,
+}
+
 /// The threads, and where they get their orders from.
 pub(super) struct Threads {
     pub(super) orders: Sender<Order>,
@@ -471,10 +495,10 @@ pub(super) struct Threads {
 
 /// Starts the thread that looks for libraries, and the one that takes programs off them. They end, and nothing stays attached, when the
 /// orders' sender is dropped. Both have no more than their rights when this returns.
-pub(super) fn start(ebpf: Ebpf, config: TlsConfig, shared: Shared, rights: CapabilitySet) -> std::io::Result<Threads> {
+pub(super) fn start(loaded: Loaded, config: TlsConfig, shared: Shared, rights: CapabilitySet) -> std::io::Result<Threads> {
     let (undertaker, dead) = channel();
     let turn = Arc::new(Turn::default());
-    let mut discovery = Discovery::new(ebpf, config, shared, undertaker, Arc::clone(&turn));
+    let mut discovery = Discovery::new(loaded, config, shared, undertaker, Arc::clone(&turn));
     discovery.attach_everywhere();
     let (orders, to_obey) = channel();
     let (ready, both) = channel();

@@ -28,6 +28,19 @@ const OPENSSL: [(&str, &[Probe]); 9] = [
     ("SSL_free", &[Probe::Free]),
 ];
 
+/// Functions of `GnuTLS`. What is written is taken from `gnutls_record_send2`, where there is that (3.6.3): `gnutls_record_send` jumps to it.
+const GNUTLS: [(&str, &[Probe]); 6] = [
+    ("gnutls_record_recv", &[Probe::GnuTlsRead, Probe::Return]),
+    ("gnutls_record_send2", &[Probe::GnuTlsWrite, Probe::Return]),
+    ("gnutls_record_send", &[Probe::GnuTlsWrite, Probe::Return]),
+    ("gnutls_record_uncork", &[Probe::GnuTlsFlush, Probe::Return]),
+    ("gnutls_init", &[Probe::GnuTlsNew, Probe::GnuTlsMade]),
+    ("gnutls_deinit", &[Probe::Free]),
+];
+
+/// Says what the session's functions for reading are given, and does nothing else.
+const GNUTLS_TRANSPORT: &str = "gnutls_transport_get_ptr";
+
 /// Methods of Go's `crypto/tls.Conn`, in the order in which programs are attached: who sees a session begin sees all of it.
 const GO: [(&str, Probe); 5] = [
     ("crypto/tls.(*Conn).Read", Probe::GoRead),
@@ -49,6 +62,8 @@ pub(super) struct Place {
 pub(super) struct Library {
     /// Where to attach what, in the order in which it is attached: entries before returns.
     pub(super) places: Vec<Place>,
+    /// Where sessions of `GnuTLS` have their transport, in bytes.
+    pub(super) transport: Option<u32>,
 }
 
 impl Library {
@@ -68,7 +83,9 @@ pub(super) fn look_into(file: File, name: &str) -> Library {
     // A program in Go may have a library in C inside.
     let mut places = open_ssl(&binary, name);
     places.extend(go(&binary));
-    Library { places }
+    let (gnu_tls, transport) = gnu_tls(&binary);
+    places.extend(gnu_tls);
+    Library { places, transport }
 }
 
 type File64<'data> = Binary<'data, &'data ReadCache<File>>;
@@ -95,6 +112,24 @@ fn open_ssl(binary: &File64<'_>, name: &str) -> Vec<Place> {
         places.extend(probes.iter().map(|&probe| Place { probe, offset }));
     }
     places
+}
+
+/// Where the library was not stripped of what it exports, which it never is.
+fn gnu_tls(binary: &File64<'_>) -> (Vec<Place>, Option<u32>) {
+    let mut found = binary.exported(&GNUTLS.map(|(name, _)| name)).map(|function| binary.offset(function?.address));
+    let [Some(_), send2, send, ..] = &mut found else { return (Vec::new(), None) };
+    if send2.is_some() {
+        *send = None;
+    }
+    if send2.is_none() && send.is_none() {
+        return (Vec::new(), None);
+    }
+    let place = |((_, probes), offset): (&(&str, &'static [Probe]), Option<u64>)| {
+        offset.into_iter().flat_map(|offset| probes.iter().map(move |&probe| Place { probe, offset }))
+    };
+    let places = GNUTLS.iter().zip(found).flat_map(place).collect();
+    let [transport] = binary.exported(&[GNUTLS_TRANSPORT]);
+    (places, transport.and_then(|function| binary.member_that_is_returned(function)).filter(|&place| place != 0))
 }
 
 fn go(binary: &File64<'_>) -> Vec<Place> {
@@ -141,6 +176,19 @@ mod tests {
         ] {
             assert_eq!(is_libressl(name), wraps, "{name}");
         }
+    }
+
+    #[test]
+    fn the_systems_gnutls_is_seen_into_and_says_where_its_sessions_have_their_sockets() {
+        let dirs = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
+        let found = dirs.iter().find_map(|dir| File::open(format!("{dir}/libgnutls.so.30")).ok());
+        // Not every system has it.
+        let Some(file) = found else { return };
+        let library = look_into(file, "libgnutls.so.30");
+        for probe in [Probe::GnuTlsRead, Probe::GnuTlsWrite, Probe::GnuTlsFlush, Probe::GnuTlsNew, Probe::GnuTlsMade, Probe::Free] {
+            assert_eq!(library.places.iter().filter(|place| place.probe == probe).count(), 1, "{probe:?}");
+        }
+        assert!(library.transport.is_some_and(|place| place % 8 == 0), "{:?}", library.transport);
     }
 
     #[test]

@@ -29,6 +29,7 @@ use tracer_common::config::PortRule;
 use tracer_common::counter::Counter;
 use tracer_common::limits;
 use tracer_common::socket::State;
+use tracer_common::tls::transport;
 use tracer_common::verdict;
 
 use super::cells::{self, Cells};
@@ -42,7 +43,7 @@ use super::{LiveSource, MISSED, Polled, RING_FULL, RunTime, SourceCounts, Source
 use crate::privileges::OBSERVING;
 use crate::source::{CaptureEvent, SocketKey, Verdict};
 pub(super) use discover::started_of;
-use discover::{Order, Shared};
+use discover::{Loaded, Order, Shared};
 pub(super) use mapped::Mapped;
 pub(super) use opaque::by_libraries;
 pub(crate) use programs::object;
@@ -114,6 +115,7 @@ impl TlsSource {
         set_ports(&mut ebpf, &config)?;
         let ring = load::take_map(&mut ebpf, "RING")?;
         let (sleeping, verdicts) = (Cells::take(&mut ebpf, "SLEEPING", 1)?, Cells::take(&mut ebpf, "VERDICTS", verdict::SLOTS)?);
+        let transports = Cells::take(&mut ebpf, "TRANSPORTS", transport::SLOTS)?;
         let counts = Cells::take(&mut ebpf, "COUNTS", cells::possible_cpus()?)?;
         // Without it connections are found by listing sockets, up to a second late.
         let root = cgroup::open_root(config.cgroup_root.as_deref());
@@ -123,7 +125,7 @@ impl TlsSource {
         let programs = programs::names().filter_map(|name| Some((name, ebpf.program(name)?.info().ok()?.id()))).collect();
         let missed = Missed::of(&ebpf);
         let shared = Shared::default();
-        let threads = discover::start(ebpf, config, Shared::clone(&shared), ATTACHING)
+        let threads = discover::start(Loaded { ebpf, transports }, config, Shared::clone(&shared), ATTACHING)
             .map_err(|source| StartError::System { what: "start the threads that look for TLS libraries", source })?;
         Ok(Self {
             ring,

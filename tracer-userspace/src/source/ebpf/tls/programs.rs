@@ -37,6 +37,11 @@ pub(super) enum Probe {
     Connect,
     Accept,
     Free,
+    GnuTlsRead,
+    GnuTlsWrite,
+    GnuTlsFlush,
+    GnuTlsNew,
+    GnuTlsMade,
     GoRead,
     GoReturn,
     GoWrite,
@@ -46,7 +51,7 @@ pub(super) enum Probe {
 }
 
 impl Probe {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 19] = [
         Self::Read,
         Self::Write,
         Self::ReadEx,
@@ -55,6 +60,11 @@ impl Probe {
         Self::Connect,
         Self::Accept,
         Self::Free,
+        Self::GnuTlsRead,
+        Self::GnuTlsWrite,
+        Self::GnuTlsFlush,
+        Self::GnuTlsNew,
+        Self::GnuTlsMade,
         Self::GoRead,
         Self::GoReturn,
         Self::GoWrite,
@@ -73,6 +83,11 @@ impl Probe {
             Self::Connect => "tls_connect",
             Self::Accept => "tls_accept",
             Self::Free => "tls_free",
+            Self::GnuTlsRead => "gnutls_read",
+            Self::GnuTlsWrite => "gnutls_write",
+            Self::GnuTlsFlush => "gnutls_flush",
+            Self::GnuTlsNew => "gnutls_new",
+            Self::GnuTlsMade => "gnutls_made",
             Self::GoRead => "go_read",
             Self::GoReturn => "go_return",
             Self::GoWrite => "go_write",
