@@ -29,10 +29,12 @@ pub enum Counter {
     Overtook = 10,
     /// Calls of probed functions of which no beginning was seen, or too many at once.
     LostCalls = 11,
+    /// Events of a CPU that has no perf buffer: it came online after the tracer started.
+    LostNoBuffer = 12,
 }
 
 /// How many counters there are.
-pub const COUNTERS: u32 = 12;
+pub const COUNTERS: u32 = 13;
 
 impl Counter {
     /// All counters in the order of their indices.
@@ -49,6 +51,7 @@ impl Counter {
         Self::BeforeAccept,
         Self::Overtook,
         Self::LostCalls,
+        Self::LostNoBuffer,
     ];
 
     /// Name for logs and metrics.
@@ -67,6 +70,7 @@ impl Counter {
             Self::BeforeAccept => "before_accept",
             Self::Overtook => "overtook",
             Self::LostCalls => "calls",
+            Self::LostNoBuffer => "no_buffer",
         }
     }
 }

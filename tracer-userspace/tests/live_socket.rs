@@ -88,6 +88,49 @@ fn the_first_request_is_whole_however_it_is_given_and_taken() {
     });
 }
 
+/// Takes the second CPU off, or back.
+fn switch_second_cpu(on: bool) {
+    std::fs::write("/sys/devices/system/cpu/cpu1/online", if on { "1" } else { "0" }).expect("the second CPU can be switched");
+}
+
+#[test]
+#[ignore = "needs root, kprobes and two CPUs: `cargo xtask vm`"]
+fn what_a_cpu_does_that_came_online_later_is_counted() {
+    let _turn = harness::turn();
+    let config = || SourceConfig { ring_bytes: 64 << 20, perf_buffers: true, ..SourceConfig::default() };
+    for is_on_at_the_start in [true, false] {
+        if !is_on_at_the_start {
+            switch_second_cpu(false);
+        }
+        let mut recorder = Recorder::of(SocketSource::start(&config()).unwrap());
+        switch_second_cpu(false);
+        switch_second_cpu(true);
+        let on_cpu = |cpu| {
+            std::thread::spawn(move || {
+                let mut cpus = rustix::thread::CpuSet::new();
+                cpus.set(cpu);
+                rustix::thread::sched_setaffinity(None, &cpus).unwrap();
+                let Connection { mut client, mut server } = Connection::over("127.0.0.1:0");
+                let request = kafka_request(3_000);
+                client.write_all(&request).unwrap();
+                server.read_exact(&mut vec![0; request.len()]).unwrap();
+                (client, server, request)
+            })
+            .join()
+            .unwrap()
+        };
+        let unseen = on_cpu(1);
+        let lost = recorder.source.counts().unwrap().lost_events.iter().find(|(reason, _)| *reason == "no_buffer").unwrap().1;
+        assert!(lost >= 2, "{lost} events are counted, on at the start: {is_on_at_the_start}");
+        let (client, server, request) = on_cpu(0);
+        let addresses = [client.local_addr().unwrap(), server.local_addr().unwrap()];
+        recorder.expect_stream(addresses[0], addresses[1], Direction::Sent, &request);
+        recorder.expect_stream(addresses[1], addresses[0], Direction::Received, &request);
+        let [client, server] = [&unseen.0, &unseen.1].map(|socket| socket.local_addr().unwrap());
+        assert!(recorder.socket(client, server).is_none(), "the second CPU has no buffer");
+    }
+}
+
 /// Cuts after so many bytes, and so many more.
 fn pieces<'a>(mut bytes: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
     let mut pieces = Vec::new();

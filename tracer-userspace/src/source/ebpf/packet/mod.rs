@@ -228,8 +228,8 @@ impl LiveSource for PacketSource {
                 Counter::LostTooLongBytes => counts.lost_bytes.push(("too_long", value)),
                 Counter::LostRingFull => counts.lost_events.push((RING_FULL, value)),
                 Counter::SkippedHeaders | Counter::LostNoState | Counter::LostCalls => counts.lost_events.push((counter.name(), value)),
-                // Not lost: how many were looked at, and what came too early and was kept.
-                Counter::Candidates | Counter::BeforeAccept | Counter::Overtook => {}
+                // Not lost: how many were looked at, and what came too early and was kept. Nor is there a buffer for each CPU.
+                Counter::Candidates | Counter::BeforeAccept | Counter::Overtook | Counter::LostNoBuffer => {}
             }
         }
         let early = self.early_counters();

@@ -249,6 +249,7 @@ impl LiveSource for SocketSource {
         if self.last_housekeeping.elapsed() >= HOUSEKEEPING {
             self.last_housekeeping = Instant::now();
             self.offset = Offset::measure_monotonic();
+            self.reader.tell_new_cpus();
         }
     }
 
@@ -278,12 +279,14 @@ impl LiveSource for SocketSource {
             Some(events) => (events, self.translator.holes_bytes),
             None => (value(Counter::LostRingFull), value(Counter::LostRingFullBytes)),
         };
+        let no_buffer = value(Counter::LostNoBuffer);
         Ok(SourceCounts {
-            events: value(Counter::Events).saturating_sub(lost_events),
+            events: value(Counter::Events).saturating_sub(lost_events + no_buffer),
             bytes: value(Counter::Bytes).saturating_sub(unreadable + too_long + lost_bytes),
             lost_bytes: vec![(RING_FULL, lost_bytes), ("unreadable", unreadable), ("too_long", too_long)],
             lost_events: vec![
                 (RING_FULL, lost_events),
+                (Counter::LostNoBuffer.name(), no_buffer),
                 (Counter::LostNoState.name(), value(Counter::LostNoState)),
                 (Counter::LostCalls.name(), value(Counter::LostCalls)),
                 ("malformed", self.translator.malformed),

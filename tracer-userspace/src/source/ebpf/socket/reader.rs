@@ -25,7 +25,7 @@ const BUFFER_BYTES: std::ops::RangeInclusive<usize> = 256 << 10..=1 << 30;
 /// Where events come from.
 pub(super) enum Reader {
     Ring { ring: Box<RingBuf<MapData>>, sleeping: Cells<u32> },
-    Perf { buffers: Vec<PerfEventArrayBuffer<MapData>>, waiting: Waiting, lost: u64 },
+    Perf { buffers: Vec<PerfEventArrayBuffer<MapData>>, waiting: Waiting, lost: u64, cpus: Cpus },
 }
 
 impl Reader {
@@ -41,10 +41,10 @@ impl Reader {
         let cpus = aya::util::online_cpus().map_err(|(what, source)| fail(format!("{what}: {source}")))?;
         let pages = buffer_bytes(bytes, cpus.len()) / rustix::param::page_size();
         let mut buffers = Vec::with_capacity(cpus.len());
-        for cpu in cpus {
-            buffers.push(array.open(cpu, Some(pages)).map_err(|error| fail(chain(&error)))?);
+        for cpu in &cpus {
+            buffers.push(array.open(*cpu, Some(pages)).map_err(|error| fail(chain(&error)))?);
         }
-        Ok(Self::Perf { buffers, waiting: Waiting::default(), lost: 0 })
+        Ok(Self::Perf { buffers, waiting: Waiting::default(), lost: 0, cpus: Cpus { with_buffer: cpus, told: Vec::new() } })
     }
 
     /// Hands on what is there, each socket's events in order. `now_ns` is the programs' clock. `push` returns payload bytes.
@@ -60,7 +60,7 @@ impl Reader {
                 }
                 polled.is_cut = polled.events == MAX_EVENTS_PER_LOOK;
             }
-            Self::Perf { buffers, waiting, lost } => {
+            Self::Perf { buffers, waiting, lost, .. } => {
                 let mut until = now_ns.saturating_sub(SETTLE_NS);
                 for buffer in buffers {
                     let mut taken = 0;
@@ -103,12 +103,40 @@ impl Reader {
         }
     }
 
+    /// Says of CPUs that came online after the start that their events are lost. Opening a buffer takes rights that were given up by then.
+    pub(super) fn tell_new_cpus(&mut self) {
+        let Self::Perf { cpus, .. } = self else { return };
+        let Ok(online) = aya::util::online_cpus() else { return };
+        for cpu in cpus.untold(&online) {
+            tracing::error!(
+                cpu,
+                "A CPU came online after the start: what programs send and receive there is not seen. Start the tracer anew."
+            );
+        }
+    }
+
     /// Events that the kernel had no room for, where the programs do not count them.
     pub(super) fn lost(&self) -> Option<u64> {
         match self {
             Self::Ring { .. } => None,
             Self::Perf { lost, .. } => Some(*lost),
         }
+    }
+}
+
+/// CPUs that have a buffer, and those of which it was told that they have none.
+pub(super) struct Cpus {
+    with_buffer: Vec<u32>,
+    told: Vec<u32>,
+}
+
+impl Cpus {
+    /// Those without a buffer that were not told of yet. A buffer does not outlive that its CPU goes offline.
+    fn untold(&mut self, online: &[u32]) -> Vec<u32> {
+        self.with_buffer.retain(|cpu| online.contains(cpu));
+        let untold = online.iter().filter(|cpu| !self.with_buffer.contains(cpu) && !self.told.contains(cpu)).copied().collect::<Vec<_>>();
+        self.told.extend(&untold);
+        untold
     }
 }
 
@@ -191,6 +219,16 @@ mod tests {
         waiting.add(head, tail);
         assert_eq!(take(&mut waiting, 40), [0, 3, 4, 5]);
         assert!(waiting.events.is_empty());
+    }
+
+    #[test]
+    fn a_cpu_without_a_buffer_is_told_of_once() {
+        let mut cpus = Cpus { with_buffer: vec![0, 1], told: Vec::new() };
+        assert!(cpus.untold(&[0, 1]).is_empty());
+        assert_eq!(cpus.untold(&[0, 1, 2]), [2]);
+        assert!(cpus.untold(&[0, 2]).is_empty());
+        assert_eq!(cpus.untold(&[0, 1, 2]), [1], "its buffer went with it");
+        assert!(cpus.untold(&[0, 1, 2]).is_empty());
     }
 
     #[test]
