@@ -5,6 +5,8 @@
 
 #[path = "live/harness.rs"]
 mod harness;
+#[path = "live/odd_calls.rs"]
+mod odd_calls;
 #[path = "live/taken.rs"]
 mod taken;
 
