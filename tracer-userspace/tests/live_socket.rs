@@ -12,6 +12,7 @@ mod taken;
 
 use std::io::{IoSlice, IoSliceMut, Read, Seek, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use harness::{Connection, Recorder, exchange, kafka_request, pseudo_random};
@@ -131,6 +132,77 @@ fn what_a_cpu_does_that_came_online_later_is_counted() {
         let [client, server] = [&unseen.0, &unseen.1].map(|socket| socket.local_addr().unwrap());
         assert!(recorder.socket(client, server).is_none(), "the second CPU has no buffer");
     }
+}
+
+/// Whether a thread can lose its CPU while it is in the kernel.
+fn can_be_preempted() -> bool {
+    let modes = std::fs::read_to_string("/sys/kernel/debug/sched/preempt").unwrap_or_default();
+    ["(full)", "(lazy)"].iter().any(|mode| modes.contains(mode))
+}
+
+fn stay_on_first_cpu() {
+    let mut cpus = rustix::thread::CpuSet::new();
+    cpus.set(0);
+    rustix::thread::sched_setaffinity(None, &cpus).unwrap();
+}
+
+/// From now on the calling thread takes the CPU from others as soon as it can go on.
+fn go_first() {
+    let parameters = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the structure is there; 0 is the calling thread.
+    #[expect(unsafe_code, reason = "a system call that no crate has")]
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+#[ignore = "needs root and kprobes: `cargo xtask vm`"]
+fn what_the_kernel_runs_no_program_for_is_counted_and_what_follows_is_seen() {
+    const ROUNDS: usize = 100;
+    const LEN: usize = 256 << 10;
+    static VALUE: [u8; LEN] = [7; LEN];
+    with_each(|start| {
+        let mut recorder = start(SourceConfig::default());
+        let left_out = |recorder: &Recorder<SocketSource>| {
+            let counts = recorder.source.counts().unwrap();
+            counts.lost_events.iter().find(|(reason, _)| *reason == "program_left_out").unwrap().1
+        };
+        // A map that takes long to write. While it is written no program runs on that CPU, whoever has it.
+        let is_done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| {
+                stay_on_first_cpu();
+                let mut map = aya::maps::Array::<_, [u8; LEN]>::create(1, 0).unwrap();
+                while !is_done.load(Ordering::Relaxed) {
+                    map.set(0, VALUE, 0).unwrap();
+                }
+            });
+            let Connection { mut client, mut server } = Connection::over("127.0.0.1:0");
+            let serving = scope.spawn(move || {
+                stay_on_first_cpu();
+                go_first();
+                let mut request = vec![0; 300];
+                for _ in 0..ROUNDS {
+                    server.read_exact(&mut request).unwrap();
+                    server.write_all(&request).unwrap();
+                }
+            });
+            let request = kafka_request(300);
+            for _ in 0..ROUNDS {
+                client.write_all(&request).unwrap();
+                client.read_exact(&mut vec![0; request.len()]).unwrap();
+            }
+            serving.join().unwrap();
+            is_done.store(true, Ordering::Relaxed);
+            writing.join().unwrap();
+        });
+        recorder.run_for(Duration::from_millis(50));
+        let count = left_out(&recorder);
+        eprintln!("programs were left out {count} times");
+        assert!(count > 0 || !can_be_preempted(), "a thread that lost its CPU within a call for a map kept programs from running");
+        recorder.expect_exchange(Connection::over("127.0.0.1:0"), &kafka_request(3_000), &pseudo_random(2_000));
+        assert_eq!(left_out(&recorder), count);
+    });
 }
 
 /// Cuts after so many bytes, and so many more.
