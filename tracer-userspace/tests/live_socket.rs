@@ -9,6 +9,8 @@ mod harness;
 mod odd_calls;
 #[path = "live/taken.rs"]
 mod taken;
+#[path = "live/tls_memory.rs"]
+mod tls_memory;
 
 use std::io::{IoSlice, IoSliceMut, Read, Seek, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -6,7 +6,7 @@
 
 use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use aya_ebpf::macros::{cgroup_sock_addr, raw_tracepoint, uprobe, uretprobe};
+use aya_ebpf::macros::{cgroup_sock_addr, kprobe, raw_tracepoint, uprobe, uretprobe};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext, SockAddrContext};
 use tracer_common::config::PortRule;
 use tracer_common::counter::Counter;
@@ -26,6 +26,9 @@ const PEEK: i32 = 2;
 
 /// Of the flags of `gnutls_init`: the session is that of the end that connects.
 const GNUTLS_CLIENT: u64 = 2;
+
+/// The largest size that is counted as it is.
+const MAX_SIZE: u64 = i32::MAX as u64;
 
 /// What the kernel is told: go on.
 const GO_ON: i32 = 1;
@@ -193,6 +196,27 @@ pub(crate) fn tls_socket_received(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sock_send_length")]
 pub(crate) fn tls_socket_sent(ctx: RawTracePointContext) -> i32 {
     thread::moved(ctx.arg(0), ctx.arg(1), true);
+    0
+}
+
+/// `tcp_cleanup_rbuf(struct sock *sk, int copied)`: a call received from a socket. In place of [`tls_socket_received`] before Linux 6.3. What is
+/// only looked at counts too, and a call that waits for all counts again what it had: no bytes of another socket, and more than a session needs
+/// say as much as those that it needs.
+#[kprobe]
+pub(crate) fn tls_tcp_received(ctx: ProbeContext) -> u32 {
+    if let (Some(socket), Some(copied)) = (ctx.arg::<u64>(0), ctx.arg::<i32>(1)) {
+        thread::moved(socket, copied, false);
+    }
+    0
+}
+
+/// `tcp_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)`: a program gives bytes to a socket. In place of [`tls_socket_sent`] before Linux
+/// 6.3. What the socket does not take is given again and counts again: then what was sent is more than what was written explains, and says nothing.
+#[kprobe]
+pub(crate) fn tls_tcp_sent(ctx: ProbeContext) -> u32 {
+    if let (Some(socket), Some(size)) = (ctx.arg::<u64>(0), ctx.arg::<u64>(2)) {
+        thread::moved(socket, if size > MAX_SIZE { i32::MAX } else { size as i32 }, true);
+    }
     0
 }
 

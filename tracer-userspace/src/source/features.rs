@@ -148,7 +148,7 @@ pub static TABLE: [Row; 19] = [
         since: OLDEST_KERNEL,
         config: &["CONFIG_KPROBES", "CONFIG_KPROBE_EVENTS"],
         needed_by: &[Socket],
-        purpose: "`socket` sees calls of the kernel's TCP functions; where `packet` can run, nobody needs them",
+        purpose: "`socket` sees calls of the kernel's TCP functions, and `tls` before 6.3 what `socket_lengths` would show; else nobody needs them where `packet` can run",
     },
     Row {
         feature: Feature::Uprobes,
@@ -310,7 +310,7 @@ pub static TABLE: [Row; 19] = [
         since: KernelVersion::new(6, 3),
         config: &["CONFIG_BPF_EVENTS"],
         needed_by: &[],
-        purpose: "`tls` finds the sockets of sessions over memory (Node.js, asyncio) by what their threads do; without, such sessions are counted as `untied`",
+        purpose: "`tls` finds the sockets of sessions over memory (Node.js, asyncio) by what their threads do; before, by `kprobes`; without either, such sessions are counted as `untied`",
     },
 ];
 

@@ -17,7 +17,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
-use aya::programs::raw_trace_point::RawTracePointLink;
 use aya::programs::uprobe::UProbeLink;
 use hashlink::LruCache;
 use rustix::thread::CapabilitySet;
@@ -26,7 +25,7 @@ use tracing::{debug, info, warn};
 
 use super::library::{Library, look_into};
 use super::mapped::{self, Mapped};
-use super::programs::{self, Link};
+use super::programs::{self, Link, SocketLinks};
 use super::turn::Turn;
 use super::{TlsConfig, opaque};
 use crate::privileges;
@@ -133,7 +132,7 @@ enum SocketsSeen {
     /// This kernel does not let it be seen.
     Never,
     /// And when somebody needed it last.
-    Yes(#[expect(dead_code, reason = "dropped to detach")] Vec<RawTracePointLink>, Instant),
+    Yes(#[expect(dead_code, reason = "dropped to detach")] SocketLinks, Instant),
 }
 
 /// A connection to a port that is known for Kafka.

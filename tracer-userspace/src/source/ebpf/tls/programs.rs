@@ -6,10 +6,11 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya::maps::{Array, ProgramArray};
+use aya::programs::kprobe::KProbeLink;
 use aya::programs::links::CgroupAttachMode;
 use aya::programs::raw_trace_point::RawTracePointLink;
 use aya::programs::uprobe::{UProbeLink, UProbeLinkId, UProbeScope};
-use aya::programs::{CgroupSockAddr, RawTracePoint, UProbe};
+use aya::programs::{CgroupSockAddr, KProbe, ProgramError, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use tracer_common::tls::TlsConfig;
 
@@ -104,6 +105,10 @@ const GO_ON: &str = "tls_go_on";
 /// Programs that see what threads do with sockets, and the kernel's places for them (Linux 6.3).
 const SOCKET_PROGRAMS: [(&str, &str); 2] = [("tls_socket_received", "sock_recv_length"), ("tls_socket_sent", "sock_send_length")];
 
+/// What takes their place before, and the kernel's functions for it: of each the first that there is.
+const TCP_PROGRAMS: [(&str, &[&str]); 2] =
+    [("tls_tcp_received", &["__tcp_cleanup_rbuf", "tcp_cleanup_rbuf"]), ("tls_tcp_sent", &["tcp_sendmsg"])];
+
 /// Programs that say who connects.
 const CONNECT_PROGRAMS: [&str; 2] = ["tls_connect4", "tls_connect6"];
 
@@ -115,7 +120,8 @@ pub(super) struct Link {
 }
 
 /// What can be done without: connections are found by listing sockets, too, and most sessions say theirs.
-const OPTIONAL: [&str; 4] = [CONNECT_PROGRAMS[0], CONNECT_PROGRAMS[1], SOCKET_PROGRAMS[0].0, SOCKET_PROGRAMS[1].0];
+const OPTIONAL: [&str; 6] =
+    [CONNECT_PROGRAMS[0], CONNECT_PROGRAMS[1], SOCKET_PROGRAMS[0].0, SOCKET_PROGRAMS[1].0, TCP_PROGRAMS[0].0, TCP_PROGRAMS[1].0];
 
 /// The compiled-in object.
 pub(crate) fn object() -> Object {
@@ -124,7 +130,9 @@ pub(crate) fn object() -> Object {
 
 /// Names of all programs.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    Probe::ALL.into_iter().map(Probe::program).chain([GO_ON]).chain(CONNECT_PROGRAMS).chain(SOCKET_PROGRAMS.map(|(name, _)| name))
+    let of_libraries = Probe::ALL.into_iter().map(Probe::program).chain([GO_ON]);
+    let of_sockets = SOCKET_PROGRAMS.map(|(name, _)| name).into_iter().chain(TCP_PROGRAMS.map(|(name, _)| name));
+    of_libraries.chain(CONNECT_PROGRAMS).chain(of_sockets)
 }
 
 /// Loads the object, its maps as configured, and all programs. None is attached yet.
@@ -145,11 +153,13 @@ pub(super) fn load(wanted_ring_bytes: u32) -> Result<Ebpf, StartError> {
     for name in Probe::ALL.into_iter().map(Probe::program).chain([GO_ON]) {
         uprobe(&mut ebpf, name)?.load().map_err(|error| load::refused(name, error))?;
     }
+    // What is refused is told when it is to be attached.
+    let told = |name, error| tracing::debug!(error = chain(&load::refused(name, error)), "What threads do with sockets is not seen so.");
     for (name, _) in SOCKET_PROGRAMS {
-        // It is told when they are to be attached.
-        if let Err(error) = tracepoint(&mut ebpf, name)?.load() {
-            tracing::debug!(error = load::chain(&load::refused(name, error)), "What threads do with sockets is not seen.");
-        }
+        tracepoint(&mut ebpf, name)?.load().unwrap_or_else(|error| told(name, error));
+    }
+    for (name, _) in TCP_PROGRAMS {
+        kprobe(&mut ebpf, name)?.load().unwrap_or_else(|error| told(name, error));
     }
     let go_on = uprobe(&mut ebpf, GO_ON)?.fd().map_err(|error| load::refused(GO_ON, error))?.try_clone();
     let go_on = go_on.map_err(|source| StartError::System { what: "copy a program's descriptor", source })?;
@@ -200,13 +210,46 @@ pub(super) fn attach(ebpf: &mut Ebpf, probe: Probe, file: &File, offset: u64, pi
     Ok(Link { probe, id: attached.map_err(|error| load::refused(name, error))? })
 }
 
-/// Attaches the programs that see what threads do with sockets: taken off when the answer is dropped.
-pub(super) fn attach_sockets(ebpf: &mut Ebpf) -> Result<Vec<RawTracePointLink>, StartError> {
+/// What sees what threads do with sockets: taken off when this is dropped.
+#[derive(Debug)]
+pub(super) enum SocketLinks {
+    Tracepoints(#[expect(dead_code, reason = "dropped to detach")] Vec<RawTracePointLink>),
+    Kprobes(#[expect(dead_code, reason = "dropped to detach")] Vec<KProbeLink>),
+}
+
+/// Attaches the programs that see what threads do with sockets: to tracepoints, and where the kernel has none (before 6.3), to functions.
+pub(super) fn attach_sockets(ebpf: &mut Ebpf) -> Result<SocketLinks, StartError> {
+    match attach_tracepoints(ebpf) {
+        Ok(links) => Ok(SocketLinks::Tracepoints(links)),
+        Err(error) => {
+            tracing::debug!(error = chain(&error), "No tracepoints show what threads do with sockets; kprobes may.");
+            attach_kprobes(ebpf).map(SocketLinks::Kprobes)
+        }
+    }
+}
+
+fn attach_tracepoints(ebpf: &mut Ebpf) -> Result<Vec<RawTracePointLink>, StartError> {
     let mut links = Vec::new();
     for (name, place) in SOCKET_PROGRAMS {
         let program = tracepoint(ebpf, name)?;
         let link = program.attach(place).and_then(|id| program.take_link(id));
         links.push(link.map_err(|error| load::refused(name, error))?);
+    }
+    Ok(links)
+}
+
+fn attach_kprobes(ebpf: &mut Ebpf) -> Result<Vec<KProbeLink>, StartError> {
+    let mut links = Vec::new();
+    for (name, functions) in TCP_PROGRAMS {
+        let program = kprobe(ebpf, name)?;
+        let mut attached = Err(ProgramError::NotAttached);
+        for function in functions {
+            attached = program.attach(*function, 0).and_then(|id| program.take_link(id));
+            if attached.is_ok() {
+                break;
+            }
+        }
+        links.push(attached.map_err(|error| load::refused(name, error))?);
     }
     Ok(links)
 }
@@ -217,6 +260,10 @@ pub(super) fn take(ebpf: &mut Ebpf, link: Link) -> Option<UProbeLink> {
 }
 
 fn uprobe<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut UProbe, StartError> {
+    ebpf.program_mut(name).ok_or(StartError::Object { what: name })?.try_into().map_err(|_| StartError::Object { what: name })
+}
+
+fn kprobe<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut KProbe, StartError> {
     ebpf.program_mut(name).ok_or(StartError::Object { what: name })?.try_into().map_err(|_| StartError::Object { what: name })
 }
 
