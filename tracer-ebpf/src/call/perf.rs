@@ -27,13 +27,7 @@ pub(crate) fn emit(ctx: *mut c_void, event: *mut CallEvent, len: u64, _bytes: u3
     // SAFETY: `len` bytes lie in the event, which the verifier checks.
     #[expect(unsafe_code, reason = "a helper")]
     let result = unsafe {
-        generated::bpf_perf_event_output(
-            ctx,
-            (&raw const EVENTS).cast_mut().cast(),
-            u64::from(BPF_F_CURRENT_CPU as u32),
-            event.cast(),
-            len,
-        )
+        generated::bpf_perf_event_output(ctx, (&raw const EVENTS).cast_mut().cast(), u64::from(BPF_F_CURRENT_CPU as u32), event.cast(), len)
     };
     if result != 0 && result != FULL {
         count(Counter::LostNoBuffer, 1);

@@ -57,7 +57,7 @@ pub(crate) static CALLS: LruHashMap<CallKey, Call, { limits::MAX_CALLS as usize 
 #[btf_map]
 pub(crate) static WALKS: LruHashMap<u64, Walk, { limits::MAX_CALLS as usize }> = LruHashMap::new();
 
-/// Where sessions of GnuTLS have their sockets, as [`tracer_common::tls::transport`] says.
+/// Where sessions of `GnuTLS` have their sockets, as [`tracer_common::tls::transport`] says.
 #[btf_map]
 pub(crate) static TRANSPORTS: Array<u64, { transport::SLOTS as usize }, SHARED> = Array::new();
 
