@@ -1,5 +1,6 @@
 //! What the programs cost the traffic of a host: rounds with and without the tracer in turn, and the kernel's own count of the programs' time.
-//! Needs root: `cargo xtask bench packets`.
+//! Needs root: `cargo xtask bench packets`. With names of sources as arguments it measures those, in instructions: for a machine whose clock counts
+//! them, one a nanosecond, which `cargo xtask bench calls` makes.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -7,14 +8,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tracer_common::counter::Counter;
-use tracer_userspace::source::ebpf::{LiveSource, Pacer, PacketSource, RunTime, SourceConfig, count_run_time};
+use tracer_userspace::source::ebpf::{LiveSource, Pacer, PacketSource, RunTime, SocketSource, SourceConfig, SourceCounts, count_run_time};
 
-/// Rounds of each kind.
-const ROUNDS: usize = 15;
+/// How a source is measured.
+#[derive(Clone, Copy)]
+struct Plan {
+    source: &'static str,
+    /// Rounds of each kind.
+    rounds: usize,
+    /// How long a round takes.
+    round: Duration,
+}
 
-/// How long a round takes.
-const ROUND: Duration = Duration::from_millis(400);
+const TIMES: Plan = Plan { source: "packet", rounds: 15, round: Duration::from_millis(400) };
+const INSTRUCTIONS: Plan = Plan { source: "", rounds: 3, round: Duration::from_millis(60) };
+
+const SOURCES: [&str; 3] = ["packet", "socket", "socket-perf"];
 
 /// One kind of traffic: does it for a while, and returns what that took.
 struct Traffic {
@@ -40,27 +49,57 @@ const TRAFFIC: [Traffic; 5] = [
 ];
 
 fn main() {
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    let asked: Vec<&str> = SOURCES.into_iter().filter(|source| asked.iter().any(|asked| asked == source)).collect();
+    if !asked.is_empty() {
+        println!(
+            "| traffic, both ends on the host | instructions without | source | with | ratio | programs run | instructions of each | events |"
+        );
+        println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+        for traffic in TRAFFIC {
+            for source in &asked {
+                let measured = measure(&traffic, Plan { source, ..INSTRUCTIONS });
+                measured.print_instructions(&traffic, source);
+            }
+        }
+        return;
+    }
     println!(
-        "{ROUNDS} rounds of {} ms each, with and without the tracer in turn; medians, and the quartiles of the pairs' ratios\n",
-        ROUND.as_millis()
+        "{} rounds of {} ms each, with and without the tracer in turn; medians, and the quartiles of the pairs' ratios\n",
+        TIMES.rounds,
+        TIMES.round.as_millis()
     );
     println!("| traffic | CPU without | CPU with | ratio | programs, per packet | packets |");
     println!("| --- | --- | --- | --- | --- | --- |");
     for traffic in TRAFFIC {
-        measure(&traffic);
+        measure(&traffic, TIMES).print_times(&traffic);
     }
 }
 
-fn measure(traffic: &Traffic) {
-    (traffic.run)(ROUND);
+/// What was measured of one kind of traffic.
+struct Measured {
+    /// Microseconds of CPU per unit.
+    without: Vec<f64>,
+    with: Vec<f64>,
+    ratios: Vec<f64>,
+    /// Time of the programs, and how often they ran, in so many units.
+    time: Duration,
+    runs: u64,
+    units: u64,
+    events: u64,
+    lost_bytes: u64,
+}
+
+fn measure(traffic: &Traffic, plan: Plan) -> Measured {
+    (traffic.run)(plan.round);
     let (mut without, mut with, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    let mut lost = 0;
-    for round in 0..ROUNDS {
-        let bare = |out: &mut Vec<f64>| out.push(cost((traffic.run)(ROUND)));
+    let mut lost_bytes = 0;
+    for round in 0..plan.rounds {
+        let bare = |out: &mut Vec<f64>| out.push(cost((traffic.run)(plan.round)));
         let mut traced = |out: &mut Vec<f64>| {
-            let running = Running::start(false);
-            out.push(cost((traffic.run)(ROUND)));
-            lost += running.stop().1;
+            let running = Running::start(plan.source, false);
+            out.push(cost((traffic.run)(plan.round)));
+            lost_bytes += running.stop().1.ring_full().1;
         };
         // Each comes first every other time: the machine's speed drifts.
         if round % 2 == 0 {
@@ -75,24 +114,51 @@ fn measure(traffic: &Traffic) {
         }
     }
     // Counting costs something itself, so it has a round of its own.
-    let running = Running::start(true);
-    let count = (traffic.run)(ROUND * 3).units;
-    let (programs, _) = running.stop();
-    let ours = programs.iter().filter(|program| program.program.starts_with("packet_"));
+    let running = Running::start(plan.source, true);
+    let units = (traffic.run)(plan.round * 3).units;
+    let (programs, counts) = running.stop();
+    // Of the packet source those that see packets: the others see a connection once.
+    let ours = programs.iter().filter(|program| !program.program.starts_with("owner_"));
     let (time, runs) = ours.fold((Duration::ZERO, 0), |(time, runs), program| (time + program.time, runs + program.runs));
-    println!(
-        "| {} | {:.2} us a {} | {:.2} us | {:.2} ({:.2}-{:.2}) | {:.0} ns | {:.1} |{}",
-        traffic.name,
-        quantile(&mut without, 2),
-        traffic.unit,
-        quantile(&mut with, 2),
-        quantile(&mut ratios, 2),
-        quantile(&mut ratios, 1),
-        quantile(&mut ratios, 3),
-        time.as_secs_f64() * 1e9 / as_f64(runs.max(1)),
-        as_f64(runs) / as_f64(count.max(1)),
-        if lost > 0 { format!(" {lost} bytes lost") } else { String::new() },
-    );
+    Measured { without, with, ratios, time, runs, units, events: counts.events, lost_bytes }
+}
+
+impl Measured {
+    fn print_times(mut self, traffic: &Traffic) {
+        println!(
+            "| {} | {:.2} us a {} | {:.2} us | {:.2} ({:.2}-{:.2}) | {:.0} ns | {:.1} |{}",
+            traffic.name,
+            quantile(&mut self.without, 2),
+            traffic.unit,
+            quantile(&mut self.with, 2),
+            quantile(&mut self.ratios, 2),
+            quantile(&mut self.ratios, 1),
+            quantile(&mut self.ratios, 3),
+            self.time.as_secs_f64() * 1e9 / as_f64(self.runs.max(1)),
+            as_f64(self.runs) / as_f64(self.units.max(1)),
+            self.lost(),
+        );
+    }
+
+    /// A nanosecond is an instruction.
+    fn print_instructions(mut self, traffic: &Traffic, source: &str) {
+        println!(
+            "| {} | {:.0} a {} | `{source}` | {:.0} | {:.2} | {:.1} | {:.0} | {:.1} |{}",
+            traffic.name,
+            quantile(&mut self.without, 2) * 1e3,
+            traffic.unit,
+            quantile(&mut self.with, 2) * 1e3,
+            quantile(&mut self.ratios, 2),
+            as_f64(self.runs) / as_f64(self.units.max(1)),
+            self.time.as_secs_f64() * 1e9 / as_f64(self.runs.max(1)),
+            as_f64(self.events) / as_f64(self.units.max(1)),
+            self.lost(),
+        );
+    }
+
+    fn lost(&self) -> String {
+        if self.lost_bytes > 0 { format!(" {} bytes lost", self.lost_bytes) } else { String::new() }
+    }
 }
 
 /// Microseconds of CPU per unit.
@@ -120,13 +186,21 @@ fn quantile(values: &mut [f64], quarter: usize) -> f64 {
 /// A tracer that reads and throws away.
 struct Running {
     stop: Arc<AtomicBool>,
-    reader: std::thread::JoinHandle<(Vec<RunTime>, u64)>,
+    reader: std::thread::JoinHandle<(Vec<RunTime>, SourceCounts)>,
+}
+
+fn start(source: &str) -> Box<dyn LiveSource + Send> {
+    let config = SourceConfig { ring_bytes: 128 << 20, perf_buffers: source == "socket-perf", ..SourceConfig::default() };
+    let needs = "the benchmark needs root, and a kernel with what the source needs";
+    match source {
+        "packet" => Box::new(PacketSource::start(config).expect(needs)),
+        _ => Box::new(SocketSource::start(&config).expect(needs)),
+    }
 }
 
 impl Running {
-    fn start(counts_time: bool) -> Self {
-        let mut source =
-            PacketSource::start(SourceConfig { ring_bytes: 128 << 20, ..SourceConfig::default() }).expect("the benchmark needs root");
+    fn start(source: &str, counts_time: bool) -> Self {
+        let mut source = start(source);
         let counting = counts_time.then(|| count_run_time().expect("the kernel counts the time of programs"));
         let stop = Arc::new(AtomicBool::new(false));
         let reader = {
@@ -135,19 +209,18 @@ impl Running {
                 let (_counting, mut pacer) = (counting, Pacer::new(tracer_common::limits::DEFAULT_RING_BYTES));
                 while !stop.load(Ordering::Relaxed) {
                     pacer
-                        .poll(&mut [&mut source], Duration::from_millis(50), &mut |event| {
+                        .poll(&mut [source.as_mut()], Duration::from_millis(50), &mut |event| {
                             std::hint::black_box(event);
                         })
                         .expect("the source goes on");
                 }
-                let lost = source.counters().map_or(0, |counters| counters.value(Counter::LostRingFullBytes));
-                (source.run_time(), lost)
+                (source.run_time(), source.counts().expect("the kernel reads its counters"))
             })
         };
         Self { stop, reader }
     }
 
-    fn stop(self) -> (Vec<RunTime>, u64) {
+    fn stop(self) -> (Vec<RunTime>, SourceCounts) {
         self.stop.store(true, Ordering::Relaxed);
         self.reader.join().expect("the reader ends")
     }

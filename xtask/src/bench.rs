@@ -1,6 +1,7 @@
 //! `bench`: the decoder on its own, and what the tracer costs a producer at the highest load that this machine makes.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,7 +9,9 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::build::{self, Profile};
 use crate::lab::{BpfStatistics, Broker, Collector, Distribution, Process, Protocol, Scratch, Tracer, wait_for};
-use crate::{step, workspace};
+use crate::vm::kernel::{SERIES, Series};
+use crate::vm::plan::Cgroups;
+use crate::{step, vm, workspace};
 
 /// Runs benchmarks that need neither root nor a broker: those named, or all.
 ///
@@ -37,6 +40,35 @@ pub fn packets() -> Result<()> {
     let mut bench = workspace::cargo();
     bench.args(["bench", "--package", "tracer-userspace", "--features", "live", "--bench", "packet_source"]);
     step::foreground(bench.env("KAFKA_TRACER_BPF_DIR", programs))
+}
+
+/// Measures what the programs on calls of the kernel's functions cost the traffic that they see, in instructions.
+///
+/// # Errors
+/// If they cannot be built, or a guest cannot be run.
+pub fn calls(kernels: Vec<Series>) -> Result<()> {
+    let programs = build::programs(Profile::Release)?;
+    // What is measured is the kernel: the traffic itself need not be optimised, and is built sooner so.
+    let mut cargo = workspace::cargo();
+    cargo.args(["build", "--package", "tracer-userspace", "--features", "live", "--bench", "packet_source", "--message-format", "json"]);
+    let built = step::output(cargo.env("KAFKA_TRACER_BPF_DIR", programs))?;
+    let program = built
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message.pointer("/target/name").is_some_and(|name| name == "packet_source"))
+        .find_map(|message| message.get("executable")?.as_str().map(OsString::from))
+        .context("cargo names no program that it built")?;
+    let kernels = if kernels.is_empty() { SERIES.first().into_iter().chain(SERIES.last()).copied().collect() } else { kernels };
+    let options = vm::Options {
+        kernels,
+        cgroups: Cgroups::V2,
+        no_ipv6: false,
+        with: Vec::new(),
+        time_limit: Duration::from_mins(30),
+        profile: Profile::Debug,
+        counts_instructions: true,
+    };
+    vm::command(&options, &[program, "packet".into(), "socket".into(), "socket-perf".into()])
 }
 
 /// How the live benchmark is run.

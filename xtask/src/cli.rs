@@ -136,6 +136,12 @@ enum Benchmark {
     },
     /// What the kernel programs cost traffic that is not Kafka's, and that is: ping-pong, streams, connections (root; two minutes).
     Packets,
+    /// What `socket` costs them, in instructions: in guests under qemu, whose clock counts them (no root; some minutes).
+    Calls {
+        /// Kernels: 5.10, 6.1, 6.12, 7.x; the oldest and the newest when not given.
+        #[arg(long, value_delimiter = ',', value_name = "SERIES,...")]
+        kernel: Vec<Series>,
+    },
 }
 
 /// Does the job.
@@ -190,6 +196,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         Job::Bench { kind: Some(Benchmark::Decode) } => bench::offline(&["decode"]),
         Job::Bench { kind: Some(Benchmark::Line) } => bench::offline(&["line"]),
         Job::Bench { kind: Some(Benchmark::Packets) } => bench::packets(),
+        Job::Bench { kind: Some(Benchmark::Calls { kernel }) } => bench::calls(kernel),
         Job::Bench { kind: Some(Benchmark::Live { pairs, records }) } => bench::live(bench::Live { pairs, records }),
         Job::Ci => {
             checks::lint()?;
