@@ -52,6 +52,12 @@ pub const MAX_WATCHED: u32 = 4_096;
 /// How often threads have to read and write a socket together with a session before it is taken for the session's.
 pub const WITNESSES: u32 = 3;
 
+/// Likewise, in a process that has more than one socket on a port that is known for Kafka.
+pub const WITNESSES_OF_SEVERAL: u32 = 4;
+
+/// Likewise, in a process whose threads were seen to move bytes for one another.
+pub const WITNESSES_IF_MIXED: u32 = 64;
+
 /// How often that may fail before the session is given up.
 pub const MAX_CONFLICTS: u32 = 4;
 

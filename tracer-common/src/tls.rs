@@ -68,6 +68,19 @@ pub struct Session {
 }
 const _: () = assert!(size_of::<Session>() == 96);
 
+/// A process that has sessions whose objects do not say their sockets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watched {
+    /// The first socket on a port that is known for Kafka that a thread of it moved bytes on: the kernel's `struct sock`.
+    pub socket: u64,
+    /// 1 once there was another one.
+    pub has_several: u32,
+    /// 1 once what threads did spoke for two sockets of one session: threads move bytes for one another.
+    pub is_mixed: u32,
+}
+const _: () = assert!(size_of::<Watched>() == 16);
+
 /// Sockets that a thread moved bytes on, of those on a port that is known for Kafka.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

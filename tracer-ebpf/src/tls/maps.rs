@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated;
 use aya_ebpf::macros::btf_map;
 use tracer_common::counter::COUNTERS;
 use tracer_common::limits;
-use tracer_common::tls::{Call, CallKey, OwnedKey, Session, SessionKey, Thread, TlsConfig, Walk, transport};
+use tracer_common::tls::{Call, CallKey, OwnedKey, Session, SessionKey, Thread, TlsConfig, Walk, Watched, transport};
 use tracer_common::verdict;
 
 /// Flags of maps that the daemon reads and writes while programs run: through shared memory, since the kernel runs no program on a probe
@@ -43,7 +43,7 @@ pub(crate) static OWNERS: LruHashMap<OwnedKey, SessionKey, { limits::MAX_SESSION
 
 /// Processes that have sessions whose objects do not say their sockets: what their threads do with sockets is looked at.
 #[btf_map]
-pub(crate) static WATCHED: LruHashMap<u32, u32, { limits::MAX_WATCHED as usize }> = LruHashMap::new();
+pub(crate) static WATCHED: LruHashMap<u32, Watched, { limits::MAX_WATCHED as usize }> = LruHashMap::new();
 
 /// What the threads of those did, by process and thread.
 #[btf_map]

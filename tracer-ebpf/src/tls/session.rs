@@ -6,7 +6,7 @@ use tracer_common::config::PortRule;
 use tracer_common::counter::Counter;
 use tracer_common::event::{EventHeader, Head, Kind as EventKind, OpenEvent, direction, flag as event_flag, opening};
 use tracer_common::judge;
-use tracer_common::limits::{HEAD_BYTES, MAX_CONFLICTS, MAX_JUDGED_CALLS, WITNESSES};
+use tracer_common::limits::{HEAD_BYTES, MAX_CONFLICTS, MAX_JUDGED_CALLS, WITNESSES, WITNESSES_IF_MIXED, WITNESSES_OF_SEVERAL};
 use tracer_common::socket::State;
 use tracer_common::tls::{Call, OwnedKey, Session, SessionKey, flag};
 use tracer_common::verdict;
@@ -139,8 +139,12 @@ pub(crate) fn witness(key: &SessionKey, socket: u64, is_sent: bool) {
     if session.flags & flag::TIED != 0 || session.descriptor != 0 || session.conflicts > MAX_CONFLICTS {
         return;
     }
+    let Some(watched) = thread::watched() else { return };
     if session.witnessed != socket {
-        session.conflicts += u32::from(session.witnessed != 0);
+        if session.witnessed != 0 {
+            session.conflicts += 1;
+            watched.is_mixed = 1;
+        }
         session.witnessed = socket;
         session.reads_witnessed = 0;
         session.writes_witnessed = 0;
@@ -150,7 +154,14 @@ pub(crate) fn witness(key: &SessionKey, socket: u64, is_sent: bool) {
     } else {
         session.reads_witnessed += 1;
     }
-    if is_witnessed(session, WITNESSES) {
+    let enough = if watched.is_mixed != 0 {
+        WITNESSES_IF_MIXED
+    } else if watched.has_several != 0 {
+        WITNESSES_OF_SEVERAL
+    } else {
+        WITNESSES
+    };
+    if is_witnessed(session, enough) {
         settle(session, key);
     }
 }
@@ -310,7 +321,8 @@ pub(crate) fn open(session: &mut Session, header: &EventHeader, way: Way) {
 pub(crate) fn end(key: &SessionKey) {
     let Some(session) = get(key) else { return };
     // A short one: nothing spoke against it, and nothing more will come.
-    if session.flags & flag::TIED == 0 && session.conflicts == 0 && is_witnessed(session, 2) {
+    let is_mixed = thread::watched().is_some_and(|watched| watched.is_mixed != 0);
+    if session.flags & flag::TIED == 0 && session.conflicts == 0 && !is_mixed && is_witnessed(session, 2) {
         settle(session, key);
     }
     forget(key);

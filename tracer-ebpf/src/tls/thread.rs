@@ -7,7 +7,7 @@
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use tracer_common::config::PortRule;
 use tracer_common::event::direction;
-use tracer_common::tls::{Call, Kind, Moved, Thread};
+use tracer_common::tls::{Call, Kind, Moved, Thread, Watched};
 
 use crate::maps::{THREADS, TLS_CONFIG, WATCHED};
 use crate::{descriptor, session};
@@ -19,13 +19,24 @@ const MAX_RECORD_EXTRA: u32 = 96;
 #[inline(always)]
 pub(crate) fn watch() {
     if !is_watched() {
-        let _ = WATCHED.insert(session::tgid(), 1, 0);
+        let _ = WATCHED.insert(session::tgid(), Watched::default(), 0);
     }
 }
 
 #[inline(always)]
 fn is_watched() -> bool {
     WATCHED.get_ptr(session::tgid()).is_some()
+}
+
+/// What is known of the current process, if it is looked at.
+#[inline(always)]
+pub(crate) fn watched<'a>() -> Option<&'a mut Watched> {
+    let watched = WATCHED.get_ptr_mut(session::tgid())?;
+    // SAFETY: the map gave the pointer, and the value stays readable while the program runs. Its words only ever change from 0.
+    #[expect(unsafe_code, reason = "a map value is reached by pointer")]
+    unsafe {
+        Some(&mut *watched)
+    }
 }
 
 /// A call begins: what was sent since the last writing call was that call's.
@@ -78,7 +89,12 @@ pub(crate) fn moved(socket: u64, bytes: i32, is_sent: bool) {
     if !matches!(session::rules(local, peer), Some(PortRule::Force)) {
         return;
     }
-    let Some(thread) = current() else { return };
+    let (Some(thread), Some(watched)) = (current(), watched()) else { return };
+    if watched.socket == 0 {
+        watched.socket = socket;
+    } else if watched.socket != socket {
+        watched.has_several = 1;
+    }
     let moved = if is_sent { &mut thread.sent } else { &mut thread.received };
     let bytes = bytes.cast_unsigned();
     if moved.sockets == 0 {
