@@ -41,7 +41,7 @@ fn record(who: &str) -> (Said, u64) {
             said.entry(event.socket.local.port()).or_default().append(&mut { named });
         }
     };
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while child.try_wait().unwrap().is_none() {
         assert!(Instant::now() < deadline, "the program does not end");
         pacer.poll(&mut [&mut source], Duration::from_millis(20), &mut take).unwrap();

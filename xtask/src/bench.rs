@@ -1,6 +1,10 @@
 //! `bench`: the decoder on its own, and what the tracer costs a producer at the highest load that this machine makes.
 #![forbid(unsafe_code)]
 
+mod tls;
+
+pub use tls::tls;
+
 use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;

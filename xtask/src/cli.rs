@@ -142,6 +142,8 @@ enum Benchmark {
         #[arg(long, value_delimiter = ',', value_name = "SERIES,...")]
         kernel: Vec<Series>,
     },
+    /// What seeing into encrypted connections costs programs with such connections, Kafka's or not (root; three minutes).
+    Tls,
 }
 
 /// Does the job.
@@ -197,6 +199,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         Job::Bench { kind: Some(Benchmark::Line) } => bench::offline(&["line"]),
         Job::Bench { kind: Some(Benchmark::Packets) } => bench::packets(),
         Job::Bench { kind: Some(Benchmark::Calls { kernel }) } => bench::calls(kernel),
+        Job::Bench { kind: Some(Benchmark::Tls) } => bench::tls(),
         Job::Bench { kind: Some(Benchmark::Live { pairs, records }) } => bench::live(bench::Live { pairs, records }),
         Job::Ci => {
             checks::lint()?;

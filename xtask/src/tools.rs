@@ -131,6 +131,14 @@ pub fn brief_client() -> Result<PathBuf> {
     c_build(&["brief.c"], "brief", &["-O2", "-Wall", "-lssl"], "a client that lives for one encrypted connection")
 }
 
+/// Traffic over OpenSSL, for measurements.
+///
+/// # Errors
+/// If the compiler or OpenSSL's headers are missing and cannot be installed, or it does not build.
+pub fn tls_traffic() -> Result<PathBuf> {
+    c_build(&["traffic.c"], "traffic", &["-O2", "-Wall", "-lssl", "-lcrypto", "-lpthread"], "both ends of an encrypted connection")
+}
+
 /// OpenSSL's `libssl.so.3` with its functions in other places than in that of the system.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 
 import ctypes
 import ssl
+import threading
 
 GNUTLS = ctypes.CDLL("libgnutls.so.30")
 for name in ("gnutls_record_recv", "gnutls_record_send"):
@@ -40,6 +41,8 @@ class Socket:
 
     def __init__(self, sock, context):
         self.sock, self.context, self.session = sock, context, ctypes.c_void_p()
+        # What `ctypes` calls runs beside other threads of Python.
+        self.lock = threading.Lock()
         check(GNUTLS.gnutls_init(ctypes.byref(self.session), CLIENT | NONBLOCK))
         check(GNUTLS.gnutls_set_default_priority(self.session))
         check(GNUTLS.gnutls_credentials_set(self.session, CERTIFICATE, context.credentials))
@@ -55,19 +58,23 @@ class Socket:
         return check(result)
 
     def do_handshake(self):
-        self.moved(GNUTLS.gnutls_handshake(self.session))
+        with self.lock:
+            self.moved(GNUTLS.gnutls_handshake(self.session))
 
     def recv(self, size):
         room = ctypes.create_string_buffer(min(size, BYTES))
-        result = GNUTLS.gnutls_record_recv(self.session, room, len(room))
-        return b"" if result == PREMATURE_TERMINATION else room.raw[: self.moved(result)]
+        with self.lock:
+            result = GNUTLS.gnutls_record_recv(self.session, room, len(room))
+            return b"" if result == PREMATURE_TERMINATION else room.raw[: self.moved(result)]
 
     def send(self, data):
         data = bytes(data[:BYTES])
-        return self.moved(GNUTLS.gnutls_record_send(self.session, data, len(data)))
+        with self.lock:
+            return self.moved(GNUTLS.gnutls_record_send(self.session, data, len(data)))
 
     def close(self):
-        if self.session:
-            GNUTLS.gnutls_deinit(self.session)
-            self.session = ctypes.c_void_p()
-        self.sock.close()
+        with self.lock:
+            if self.session:
+                GNUTLS.gnutls_deinit(self.session)
+                self.session = ctypes.c_void_p()
+            self.sock.close()

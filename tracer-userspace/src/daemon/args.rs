@@ -82,7 +82,7 @@ pub struct RunArgs {
 
     /// TLS libraries, or programs with one inside, that are looked into in every process that has them mapped
     ///
-    /// For programs that live too short to be found by their connections. Each process that uses such a file pays about a microsecond for each read and write, whatever it talks to.
+    /// For programs that live too short to be found by their connections. Each process that uses such a file pays for two breakpoints in each read and write (`docs/performance.md`), whatever it talks to.
     #[arg(long, value_name = "PATH,...", value_delimiter = ',', env = "KAFKA_TRACER_TLS_LIBRARIES", help_heading = "Capture")]
     pub tls_libraries: Vec<PathBuf>,
 

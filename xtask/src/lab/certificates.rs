@@ -18,7 +18,7 @@ impl Certificates {
     ///
     /// # Errors
     /// If they cannot be made or written.
-    pub(super) fn make(dir: &Path) -> Result<Self> {
+    pub fn make(dir: &Path) -> Result<Self> {
         let mut authority = named("the lab's authority", Vec::new())?;
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
