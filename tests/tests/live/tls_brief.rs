@@ -23,7 +23,7 @@ const KNOWN: usize = 800;
 /// Those that it finds by their connections, one after another.
 const FOUND: usize = 200;
 /// One in so many reaches the broker; the others are hung up on in the middle of the handshake.
-const REACHES: usize = 20;
+const REACHES: usize = 40;
 /// What the daemon may take in the end. Each process that was seen is a resource of its own in its metrics, for a while.
 const MAX_KILOBYTES: u64 = 256 << 10;
 /// Descriptors of the exporter's connections, which come and go. An attachment has two.
