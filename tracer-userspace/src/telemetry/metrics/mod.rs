@@ -20,7 +20,7 @@ use opentelemetry_sdk::metrics::Temporality;
 
 use self::members::{Members, Rebalance};
 use self::positions::{Place, Positions, ServiceId};
-use self::service::{Series, Server, Service};
+use self::service::{Gauges, Series, Server, Service};
 pub use self::source::{HealthMeter, MetricSources, scope};
 use super::joins::{BatchSpan, Before, FetchedSpans, Fetches, Fingerprint, Reader, SeenSend, SentBatches, TopicInstance, TopicKey};
 use super::semconv::{self, metric};
@@ -231,6 +231,7 @@ impl Metrics {
             #[expect(clippy::cast_precision_loss, reason = "a ratio")]
             of.value(uncompressed as f64 / size as f64);
         }
+        service.show(Gauges::Partitions);
         let id = service.id;
         if sent.outcome == Outcome::Success || sent.outcome == Outcome::Unacknowledged {
             self.positions.told(Some(id), &place, told, true, ended_at(operation));
@@ -285,6 +286,7 @@ impl Metrics {
                 of.value(seconds);
             }
         }
+        service.show(Gauges::Partitions);
         let id = service.id;
         self.positions.told(Some(id), &place, told, !fetched.header.control, ended_at(operation));
     }
@@ -292,9 +294,12 @@ impl Metrics {
     fn observe_poll(&mut self, poll: &Poll) {
         let operation = &*poll.operation;
         if operation.connection.side == Side::Client
-            && let Some(service) = self.service(operation).map(|service| service.id)
+            && let Some(service) = self.service(operation)
         {
-            self.positions.polled(service, poll, ended_at(operation));
+            service.show(Gauges::Partitions);
+            service.show(Gauges::Readings);
+            let id = service.id;
+            self.positions.polled(id, poll, ended_at(operation));
         }
     }
 
@@ -303,7 +308,9 @@ impl Metrics {
         if operation.connection.side != Side::Client {
             return;
         }
-        let Some(id) = self.service(operation).map(|service| service.id) else { return };
+        let Some(service) = self.service(operation) else { return };
+        service.show(Gauges::Members);
+        let id = service.id;
         let Rebalance { begun, revokes, took } = self.members.event(id, event, ended_at(operation));
         if revokes {
             self.positions.rebalanced(id, &event.group);
@@ -400,6 +407,7 @@ impl Metrics {
         let id = service.id;
         // A share group has no position to be behind of.
         if commit.acknowledged.is_none() {
+            service.show(Gauges::Committed);
             self.positions.committed(id, commit, ended_at(operation));
         }
     }

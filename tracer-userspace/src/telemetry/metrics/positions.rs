@@ -241,16 +241,24 @@ impl Positions {
         }
     }
 
-    /// Shows what a service knows in its meter.
-    pub(super) fn show(&self, service: ServiceId, meter: &Meter) {
+    /// Shows what groups committed through a service in its meter.
+    pub(super) fn show_committed(&self, service: ServiceId, meter: &Meter) {
         self.gauge(service, meter, metric::GROUP_OFFSET, |row| row.committed(|row, _| Some(row.offset)));
         self.gauge(service, meter, metric::GROUP_LAG, |row| row.committed(|row, end| Some((end?.saturating_sub(row.offset)).max(0))));
+        self.age(service, meter, metric::LAST_COMMIT_AGE, |row| row.committed(|row, _| Some(row.at)));
+    }
+
+    /// Shows how far a service's consumers have read.
+    pub(super) fn show_readings(&self, service: ServiceId, meter: &Meter) {
         self.gauge(service, meter, metric::CONSUMER_LAG, |row| row.readings(|row, end| Some((end?.saturating_sub(row.position?)).max(0))));
+        self.age(service, meter, metric::LAST_FETCH_AGE, |row| row.readings(|row, _| Some(row.at)));
+    }
+
+    /// Shows what a service was told of partitions.
+    pub(super) fn show_partitions(&self, service: ServiceId, meter: &Meter) {
         self.gauge(service, meter, metric::PARTITION_CURRENT_OFFSET, |row| row.partitions(|known, now| known.end?.fresh(now)));
         self.gauge(service, meter, metric::PARTITION_OLDEST_OFFSET, |row| row.partitions(|known, now| known.oldest?.fresh(now)));
         self.gauge(service, meter, metric::PARTITION_LAST_STABLE_OFFSET, |row| row.partitions(|known, now| known.stable?.fresh(now)));
-        self.age(service, meter, metric::LAST_COMMIT_AGE, |row| row.committed(|row, _| Some(row.at)));
-        self.age(service, meter, metric::LAST_FETCH_AGE, |row| row.readings(|row, _| Some(row.at)));
         self.age(service, meter, metric::LAST_SEEN_AGE, |row| {
             row.partitions(|known, now| known.last_record_at.filter(|at| now.since(*at) <= MAX_SILENCE))
         });

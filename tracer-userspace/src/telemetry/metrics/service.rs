@@ -1,5 +1,6 @@
 //! The instruments of one service, and the attribute sets in use with them.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -173,85 +174,62 @@ impl Series {
     }
 }
 
-/// The instruments of one service.
+/// The instruments of one service, made when they are first used: the SDK keeps room in each for as many series as there may be.
 #[derive(Debug)]
 struct Instruments {
-    duration: Histogram<f64>,
-    sent: Counter<u64>,
-    consumed: Counter<u64>,
-    end_to_end: Histogram<f64>,
-    end_to_end_negative: Counter<u64>,
-    commit_delay: Histogram<f64>,
-    fetch_wait: Histogram<f64>,
-    throttle: Histogram<f64>,
-    request: Histogram<f64>,
-    batch_size: Histogram<u64>,
-    batch_records: Histogram<u64>,
-    batch_ratio: Histogram<f64>,
-    retries: Counter<u64>,
-    redelivered: Counter<u64>,
-    transactions: Counter<u64>,
-    rebalances: Counter<u64>,
-    rebalance_duration: Histogram<f64>,
-    authentication_failures: Counter<u64>,
+    meter: Meter,
+    values: HashMap<&'static str, Histogram<f64>>,
+    counts: HashMap<&'static str, Counter<u64>>,
+    sizes: Option<(Histogram<u64>, Histogram<u64>)>,
 }
 
 impl Instruments {
-    fn new(meter: &Meter) -> Self {
-        Self {
-            duration: histogram(meter, metric::CLIENT_OPERATION_DURATION, &DURATION_BOUNDS),
-            sent: counter(meter, metric::CLIENT_SENT_MESSAGES),
-            consumed: counter(meter, metric::CLIENT_CONSUMED_MESSAGES),
-            end_to_end: histogram(meter, metric::END_TO_END_DURATION, &DELAY_BOUNDS),
-            end_to_end_negative: counter(meter, metric::END_TO_END_NEGATIVE),
-            commit_delay: histogram(meter, metric::COMMIT_DELAY, &DELAY_BOUNDS),
-            fetch_wait: histogram(meter, metric::FETCH_WAIT, &WAIT_BOUNDS),
-            throttle: histogram(meter, metric::THROTTLE, &WAIT_BOUNDS),
-            request: histogram(meter, metric::REQUEST_DURATION, &WAIT_BOUNDS),
-            batch_size: sizes(meter, metric::BATCH_SIZE, &BYTES_BOUNDS),
-            batch_records: sizes(meter, metric::BATCH_RECORDS, &RECORDS_BOUNDS),
-            batch_ratio: histogram(meter, metric::BATCH_COMPRESSION_RATIO, &RATIO_BOUNDS),
-            retries: counter(meter, metric::SEND_RETRIES),
-            redelivered: counter(meter, metric::REDELIVERED),
-            transactions: counter(meter, metric::TRANSACTIONS),
-            rebalances: counter(meter, metric::GROUP_REBALANCES),
-            rebalance_duration: histogram(meter, metric::GROUP_REBALANCE_DURATION, &DELAY_BOUNDS),
-            authentication_failures: counter(meter, metric::AUTHENTICATION_FAILURES),
-        }
+    fn new(meter: Meter) -> Self {
+        Self { meter, values: HashMap::new(), counts: HashMap::new(), sizes: None }
     }
 
     /// What [`Recorder::value`] of a series goes to; those of which nothing is measured have none.
-    const fn value_of(&self, series: &Series) -> Option<&Histogram<f64>> {
-        match series {
-            Series::Messaging { .. } => Some(&self.duration),
-            Series::EndToEnd { .. } => Some(&self.end_to_end),
-            Series::CommitDelay { .. } => Some(&self.commit_delay),
-            Series::FetchWait { .. } => Some(&self.fetch_wait),
-            Series::Throttle { .. } => Some(&self.throttle),
-            Series::Request { .. } => Some(&self.request),
-            Series::Batch { .. } => Some(&self.batch_ratio),
-            Series::Rebalance { .. } => Some(&self.rebalance_duration),
-            Series::Retry { .. } | Series::Redelivery { .. } | Series::Transaction { .. } | Series::Authentication { .. } => None,
-        }
+    fn value_of(&mut self, series: &Series) -> Option<&Histogram<f64>> {
+        let (name, bounds) = match series {
+            Series::Messaging { .. } => (metric::CLIENT_OPERATION_DURATION, &DURATION_BOUNDS[..]),
+            Series::EndToEnd { .. } => (metric::END_TO_END_DURATION, &DELAY_BOUNDS[..]),
+            Series::CommitDelay { .. } => (metric::COMMIT_DELAY, &DELAY_BOUNDS[..]),
+            Series::FetchWait { .. } => (metric::FETCH_WAIT, &WAIT_BOUNDS[..]),
+            Series::Throttle { .. } => (metric::THROTTLE, &WAIT_BOUNDS[..]),
+            Series::Request { .. } => (metric::REQUEST_DURATION, &WAIT_BOUNDS[..]),
+            Series::Batch { .. } => (metric::BATCH_COMPRESSION_RATIO, &RATIO_BOUNDS[..]),
+            Series::Rebalance { .. } => (metric::GROUP_REBALANCE_DURATION, &DELAY_BOUNDS[..]),
+            Series::Retry { .. } | Series::Redelivery { .. } | Series::Transaction { .. } | Series::Authentication { .. } => return None,
+        };
+        let Self { meter, values, .. } = self;
+        Some(values.entry(name).or_insert_with(|| histogram(meter, name, bounds)))
     }
 
     /// What [`Recorder::count`] of a series goes to; those of which nothing is counted have none.
-    const fn count_of(&self, series: &Series) -> Option<&Counter<u64>> {
-        match series {
-            Series::Messaging { operation: OperationName::Send, .. } => Some(&self.sent),
-            Series::Messaging { .. } => Some(&self.consumed),
-            Series::EndToEnd { .. } => Some(&self.end_to_end_negative),
-            Series::Retry { .. } => Some(&self.retries),
-            Series::Redelivery { .. } => Some(&self.redelivered),
-            Series::Transaction { .. } => Some(&self.transactions),
-            Series::Rebalance { .. } => Some(&self.rebalances),
-            Series::Authentication { .. } => Some(&self.authentication_failures),
+    fn count_of(&mut self, series: &Series) -> Option<&Counter<u64>> {
+        let name = match series {
+            Series::Messaging { operation: OperationName::Send, .. } => metric::CLIENT_SENT_MESSAGES,
+            Series::Messaging { .. } => metric::CLIENT_CONSUMED_MESSAGES,
+            Series::EndToEnd { .. } => metric::END_TO_END_NEGATIVE,
+            Series::Retry { .. } => metric::SEND_RETRIES,
+            Series::Redelivery { .. } => metric::REDELIVERED,
+            Series::Transaction { .. } => metric::TRANSACTIONS,
+            Series::Rebalance { .. } => metric::GROUP_REBALANCES,
+            Series::Authentication { .. } => metric::AUTHENTICATION_FAILURES,
             Series::CommitDelay { .. }
             | Series::FetchWait { .. }
             | Series::Throttle { .. }
             | Series::Request { .. }
-            | Series::Batch { .. } => None,
-        }
+            | Series::Batch { .. } => return None,
+        };
+        let Self { meter, counts, .. } = self;
+        Some(counts.entry(name).or_insert_with(|| counter(meter, name)))
+    }
+
+    /// What [`Recorder::batch`] goes to.
+    fn sizes(&mut self) -> &(Histogram<u64>, Histogram<u64>) {
+        let Self { meter, sizes: made, .. } = self;
+        made.get_or_insert_with(|| (sizes(meter, metric::BATCH_SIZE, &BYTES_BOUNDS), sizes(meter, metric::BATCH_RECORDS, &RECORDS_BOUNDS)))
     }
 }
 
@@ -266,7 +244,7 @@ struct Bound {
 
 /// Records in one series.
 pub(super) struct Recorder<'a> {
-    instruments: &'a Instruments,
+    instruments: &'a mut Instruments,
     series: Series,
     bound: &'a mut Bound,
 }
@@ -274,29 +252,50 @@ pub(super) struct Recorder<'a> {
 impl Recorder<'_> {
     /// A duration in seconds, or a batch's compression ratio.
     pub(super) fn value(&mut self, value: f64) {
-        let Bound { attributes, value: bound, .. } = &mut *self.bound;
-        if let Some(histogram) = self.instruments.value_of(&self.series) {
-            bound.get_or_insert_with(|| histogram.bind(attributes)).record(value);
+        let Self { instruments, series, bound: Bound { attributes, value: bound, .. } } = self;
+        if bound.is_none() {
+            *bound = instruments.value_of(series).map(|histogram| histogram.bind(attributes));
+        }
+        if let Some(bound) = bound {
+            bound.record(value);
         }
     }
 
     /// Messages that were sent, consumed or given again, batches that came before they were sent or were sent again, transactions, rebalances,
     /// failures.
     pub(super) fn count(&mut self, count: u64) {
-        let Bound { attributes, count: bound, .. } = &mut *self.bound;
-        if let Some(counter) = self.instruments.count_of(&self.series) {
-            bound.get_or_insert_with(|| counter.bind(attributes)).add(count);
+        let Self { instruments, series, bound: Bound { attributes, count: bound, .. } } = self;
+        if bound.is_none() {
+            *bound = instruments.count_of(series).map(|counter| counter.bind(attributes));
+        }
+        if let Some(bound) = bound {
+            bound.add(count);
         }
     }
 
     /// How large a batch is on the wire, and how many records it has.
     pub(super) fn batch(&mut self, bytes: u64, records: u64) {
-        let Bound { attributes, sizes: bound, .. } = &mut *self.bound;
-        let Instruments { batch_size, batch_records, .. } = self.instruments;
-        let (by_bytes, by_records) = bound.get_or_insert_with(|| (batch_size.bind(attributes), batch_records.bind(attributes)));
+        let Self { instruments, bound: Bound { attributes, sizes: bound, .. }, .. } = self;
+        let (by_bytes, by_records) = bound.get_or_insert_with(|| {
+            let (bytes, records) = instruments.sizes();
+            (bytes.bind(attributes), records.bind(attributes))
+        });
         by_bytes.record(bytes);
         by_records.record(records);
     }
+}
+
+/// Gauges that are shown together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gauges {
+    /// What groups committed.
+    Committed,
+    /// How far consumers have read.
+    Readings,
+    /// Where partitions begin and end.
+    Partitions,
+    /// Members of groups.
+    Members,
 }
 
 /// A service: what is counted of it.
@@ -306,6 +305,10 @@ pub(super) struct Service {
     pub(super) id: ServiceId,
     pub(super) last_used: Timestamp,
     instruments: Instruments,
+    positions: Positions,
+    members: Members,
+    /// Those that are shown.
+    gauges: Vec<Gauges>,
     /// So that a recording makes no string, and looks nothing up in the SDK.
     series: LruCache<Series, Bound>,
     is_delta: bool,
@@ -315,17 +318,32 @@ pub(super) struct Service {
 impl Service {
     pub(super) fn new(key: &ResourceKey, id: ServiceId, (positions, members): (&Positions, &Members), settings: &MetricSettings) -> Self {
         let source = Arc::new(Source::new(key.to_resource(), settings));
-        let meter = source.meter();
-        positions.show(id, &meter);
-        members.show(id, &meter);
         Self {
-            instruments: Instruments::new(&meter),
+            instruments: Instruments::new(source.meter()),
+            positions: positions.clone(),
+            members: members.clone(),
+            gauges: Vec::new(),
             series: LruCache::new(settings.max_series.clamp(1, 4_096)),
             is_delta: settings.temporality == Temporality::Delta,
             bound_at: Timestamp::ZERO,
             last_used: Timestamp::ZERO,
             id,
             source,
+        }
+    }
+
+    /// Shows gauges from now on. They are there only where there is something to show.
+    pub(super) fn show(&mut self, gauges: Gauges) {
+        if self.gauges.contains(&gauges) {
+            return;
+        }
+        self.gauges.push(gauges);
+        let (id, meter) = (self.id, &self.instruments.meter);
+        match gauges {
+            Gauges::Committed => self.positions.show_committed(id, meter),
+            Gauges::Readings => self.positions.show_readings(id, meter),
+            Gauges::Partitions => self.positions.show_partitions(id, meter),
+            Gauges::Members => self.members.show(id, meter),
         }
     }
 
