@@ -5,7 +5,6 @@ mod tls;
 
 pub use tls::tls;
 
-use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
@@ -53,15 +52,7 @@ pub fn packets() -> Result<()> {
 pub fn calls(kernels: Vec<Series>) -> Result<()> {
     let programs = build::programs(Profile::Release)?;
     // What is measured is the kernel: the traffic itself need not be optimised, and is built sooner so.
-    let mut cargo = workspace::cargo();
-    cargo.args(["build", "--package", "tracer-userspace", "--features", "live", "--bench", "packet_source", "--message-format", "json"]);
-    let built = step::output(cargo.env("KAFKA_TRACER_BPF_DIR", programs))?;
-    let program = built
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message.pointer("/target/name").is_some_and(|name| name == "packet_source"))
-        .find_map(|message| message.get("executable")?.as_str().map(OsString::from))
-        .context("cargo names no program that it built")?;
+    let program = build::program("--bench", "packet_source", "live", &programs)?.into_os_string();
     let kernels = if kernels.is_empty() { SERIES.first().into_iter().chain(SERIES.last()).copied().collect() } else { kernels };
     let options = vm::Options {
         kernels,

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -45,6 +45,22 @@ pub fn daemon(profile: Profile) -> Result<PathBuf> {
     cargo.env("KAFKA_TRACER_BPF_DIR", &bpf_dir);
     step::run("build kafka-tracer", "the daemon, with live capture", &mut cargo)?;
     Ok(daemon_path(profile))
+}
+
+/// Builds a test or a benchmark (`--test`, `--bench`) of the daemon's crate and returns its path.
+///
+/// # Errors
+/// If it does not compile.
+pub fn program(kind: &str, name: &str, features: &str, programs: &Path) -> Result<PathBuf> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["build", "--package", "tracer-userspace", "--features", features, kind, name, "--message-format", "json"]);
+    let built = step::output(cargo.env("KAFKA_TRACER_BPF_DIR", programs))?;
+    built
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message.pointer("/target/name").is_some_and(|of| of == name))
+        .find_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
+        .with_context(|| format!("cargo names no {name} that it built"))
 }
 
 /// Where the daemon of a profile lies after [`daemon`].
