@@ -346,6 +346,14 @@ pub struct SentBatch {
     pub retry: bool,
 }
 
+impl SentBatch {
+    /// The offset behind its last record, once the broker has stored it.
+    pub fn end_offset(&self) -> Option<i64> {
+        let base_offset = self.base_offset.filter(|_| self.outcome == Outcome::Success)?;
+        Some(base_offset.saturating_add(i64::from(self.header.last_offset_delta)).saturating_add(1))
+    }
+}
+
 /// One stored batch of one topic-partition in a Fetch or `ShareFetch` answer.
 #[derive(Clone, Debug)]
 pub struct FetchedBatch {

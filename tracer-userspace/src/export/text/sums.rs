@@ -65,8 +65,8 @@ impl Sums {
         match observation {
             Observation::Sent(sent) if self.counts(&sent.operation) && !sent.header.control => {
                 let Some(topic) = self.topic(&sent.topic) else { return };
-                if let Some(base) = sent.base_offset.filter(|_| sent.outcome == Outcome::Success) {
-                    topic.ends_at(sent.partition, base.saturating_add(i64::from(sent.header.last_offset_delta)).saturating_add(1));
+                if let Some(end) = sent.end_offset() {
+                    topic.ends_at(sent.partition, end);
                 }
                 topic.sent += u64::from(sent.record_count);
                 topic.sent_bytes += u64::from(sent.header.size_bytes);

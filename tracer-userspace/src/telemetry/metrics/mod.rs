@@ -191,8 +191,7 @@ impl Metrics {
         let operation = &*sent.operation;
         let base_offset = sent.base_offset.filter(|_| sent.outcome == Outcome::Success);
         let place = Place { operation, topic: &sent.topic, partition: sent.partition };
-        let end = base_offset.map(|base| base.saturating_add(i64::from(sent.header.last_offset_delta)).saturating_add(1));
-        let told = Told { high_watermark: end, ..Told::default() };
+        let told = Told { high_watermark: sent.end_offset(), ..Told::default() };
         if sent.header.control || operation.connection.side != Side::Client {
             self.positions.told(None, &place, told, false, ended_at(operation));
             return;
@@ -258,7 +257,7 @@ impl Metrics {
         let end_to_end = if delivered == 0 || fetched.redelivered { None } else { self.end_to_end(fetched) };
         if let Some(topic) = TopicKey::of(&fetched.topic).filter(|_| !fetched.several_groups) {
             let first_offset = fetched.header.base_offset;
-            let last_offset = first_offset.saturating_add(i64::from(fetched.header.last_offset_delta));
+            let last_offset = fetched.header.last_offset();
             let (fetched_at, batch, records) = (ended_at(operation), BatchSpan::None, Box::default());
             let instance = TopicInstance::of(operation, &fetched.topic);
             let spans = FetchedSpans { topic: instance, first_offset, last_offset, read_to: last_offset, fetched_at, batch, records };
