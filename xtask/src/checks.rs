@@ -116,7 +116,7 @@ fn live(filter: &[OsString], tally: &mut Tally) -> Result<()> {
         run_tests(&mut guest, tally)?;
     }
 
-    step::heading("live tests", "real brokers, clients over six libraries, a real Collector");
+    step::heading("live tests", "real brokers, clients over seven libraries, a real Collector");
     let mut live = workspace::cargo();
     live.args(["test", "--package", "tests", "--no-fail-fast", "--", "--ignored", "--test-threads", "1"]);
     run_tests(live.args(filter).env("KAFKA_TRACER_BIN", &daemon), tally)
@@ -142,7 +142,7 @@ fn prepare() -> Result<Prepared> {
     let bpf_dir = build::programs(Profile::Debug)?;
     // What takes long is fetched and built here, where its progress is seen.
     let newest = Distribution::ensure(Distribution::NEWEST)?;
-    for language in Language::ENDLESS {
+    for language in Language::ENDLESS.into_iter().chain([Language::Krafka]) {
         Client::ensure(language, &newest)?;
     }
     Client::ensure(Language::Java, &Distribution::ensure(Distribution::OLD)?)?;
@@ -204,10 +204,15 @@ pub fn lint() -> Result<()> {
     check("check the formatting", "`cargo fmt --all` repairs it", workspace::cargo().args(["fmt", "--all", "--check"]));
     let mut fmt = workspace::cargo();
     check("check the eBPF programs' formatting", "`cargo fmt` in tracer-ebpf repairs it", fmt.args(["fmt", "--check"]).current_dir(&ebpf));
+    let mut fmt = tools::rust_client_cargo("fmt");
+    check("check the formatting of the client over krafka", "`cargo fmt` in tests/clients/rust repairs it", fmt.arg("--check"));
 
     let mut clippy = workspace::cargo();
     clippy.args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]);
     check("lint the workspace", "clippy, as `cargo build` sees it", &mut clippy);
+    let mut clippy = tools::rust_client_cargo("clippy");
+    clippy.args(["--locked", "--target-dir"]).arg(workspace::target_dir()).args(["--", "--deny", "warnings"]);
+    check("lint the client over krafka", "clippy, for a crate that is no member of the workspace", &mut clippy);
 
     let tools = setup::ensure()?;
     let bpf_dir = build::programs(Profile::Debug)?;

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::build::Profile;
 use crate::{step, workspace};
 
 /// Debian's package for each program that we call.
@@ -121,6 +122,48 @@ pub fn go_program(name: &str, flags: &[&str], why: &str) -> Result<PathBuf> {
         })?;
     }
     Ok(program)
+}
+
+/// The program of `tests/clients/rust`, in the cache once per state of its source. Built among the workspace's crates: what both have of
+/// one kind is built once.
+///
+/// # Errors
+/// If it does not build.
+pub fn rust_client(profile: Profile) -> Result<PathBuf> {
+    const NAME: &str = "rust-client";
+    let source = workspace::root().join("tests/clients/rust");
+    let mut hasher = DefaultHasher::new();
+    for file in ["Cargo.toml", "Cargo.lock", "src/main.rs"] {
+        let path = source.join(file);
+        fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?.hash(&mut hasher);
+    }
+    let place = workspace::cache_dir()?.join(format!("{NAME}-{}-{:016x}", profile.name(), hasher.finish()));
+    let program = place.join(NAME);
+    if program.is_file() {
+        return Ok(program);
+    }
+    let _lock = workspace::lock(NAME)?;
+    if !program.is_file() {
+        let mut cargo = rust_client_cargo("build");
+        cargo.args(["--locked", "--target-dir"]).arg(workspace::target_dir());
+        if profile == Profile::Release {
+            cargo.arg("--release");
+        }
+        workspace::install_dir(&place, |half| {
+            step::run("build the client over krafka", &format!("a client with rustls, {}", profile.name()), &mut cargo)?;
+            let built = workspace::target_dir().join(profile.name()).join(NAME);
+            fs::copy(&built, half.join(NAME)).with_context(|| format!("cannot copy {}", built.display()))?;
+            Ok(())
+        })?;
+    }
+    Ok(program)
+}
+
+/// A cargo for the crate `tests/clients/rust`.
+pub fn rust_client_cargo(subcommand: &str) -> Command {
+    let mut cargo = workspace::cargo();
+    cargo.arg(subcommand).current_dir(workspace::root().join("tests/clients/rust"));
+    cargo
 }
 
 /// A short-lived client over OpenSSL.

@@ -1,4 +1,4 @@
-//! Kafka applications over six libraries with one way of telling them what to do.
+//! Kafka applications over seven libraries with one way of telling them what to do.
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::broker::USER;
 use super::{Access, Broker, Distribution, Process};
+use crate::build::Profile;
 use crate::{step, tools, workspace};
 
 const CONFLUENT_KAFKA_VERSION: &str = "2.16.1";
@@ -34,6 +35,8 @@ pub enum Language {
     KafkaPython,
     /// kafkajs, in Node.js.
     Kafkajs,
+    /// krafka, in Rust, with rustls.
+    Krafka,
 }
 
 impl Language {
@@ -53,6 +56,7 @@ impl Language {
             Self::Sarama => "sarama",
             Self::KafkaPython => "kafka-python",
             Self::Kafkajs => "kafkajs",
+            Self::Krafka => "krafka",
         }
     }
 }
@@ -228,6 +232,7 @@ impl Client {
                 tools::python_packages("kafka-python", KAFKA_PYTHON_VERSION, &KAFKA_PYTHON_CODECS, why)?
             }
             Language::Kafkajs => tools::node_packages("kafkajs", "a client over kafkajs with all its codecs, by npm")?,
+            Language::Krafka => tools::rust_client(Profile::Debug)?,
         };
         Ok(Self {
             language,
@@ -286,12 +291,20 @@ impl Client {
         Ok(Self { home, ..self.clone() })
     }
 
-    /// The files that a client in Python, in Go or for Node.js has its TLS from.
+    /// The same client, in Rust, as the compiler optimises it.
+    ///
+    /// # Errors
+    /// If it cannot be built.
+    pub fn optimised(&self) -> Result<Self> {
+        Ok(Self { home: tools::rust_client(Profile::Release)?, ..self.clone() })
+    }
+
+    /// The files that a client in Python, in Go, in Rust or for Node.js has its TLS from.
     ///
     /// # Errors
     /// If Python does not load the client, or has no such file.
     pub fn tls_libraries(&self) -> Result<Vec<PathBuf>> {
-        if matches!(self.language, Language::Go | Language::Sarama) {
+        if matches!(self.language, Language::Go | Language::Sarama | Language::Krafka) {
             return Ok(vec![self.home.clone()]);
         }
         if self.language == Language::Kafkajs {
@@ -454,7 +467,7 @@ impl Client {
             }
             Language::Librdkafka => python("librdkafka.py"),
             Language::KafkaPython => python("kafka_python.py"),
-            Language::Go | Language::Sarama => Command::new(&self.home),
+            Language::Go | Language::Sarama | Language::Krafka => Command::new(&self.home),
             Language::Kafkajs => {
                 let mut node = Command::new("node");
                 node.arg(clients.join("kafkajs/client.mjs")).env("NODE_PATH", &self.home);

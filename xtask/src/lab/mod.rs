@@ -1,4 +1,4 @@
-//! A Kafka installation to look at: real brokers, real clients of six libraries, a real OpenTelemetry Collector, the tracer itself.
+//! A Kafka installation to look at: real brokers, real clients of seven libraries, a real OpenTelemetry Collector, the tracer itself.
 //!
 //! The demo, the live tests and the benchmarks share it. Everything listens on loopback, on ports that were free, with its files in a
 //! temporary directory; every process is killed when its value is dropped, on a panic too.
