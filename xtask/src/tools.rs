@@ -269,6 +269,46 @@ pub fn python_packages(name: &str, version: &str, besides: &[(&str, &str)], why:
     Ok(place)
 }
 
+/// Netty's TLS for Java.
+#[derive(Clone, Debug)]
+pub struct Netty {
+    /// The folder with its jars.
+    pub jars: PathBuf,
+    /// `BoringSSL`, with what Java calls it by: unpacked from one of them.
+    pub library: PathBuf,
+}
+
+/// The jars that `tests/clients/java/netty/pom.xml` names.
+///
+/// # Errors
+/// If Maven is missing and cannot be installed, or does not get them.
+pub fn netty() -> Result<Netty> {
+    // As netty names them.
+    let machine = if cfg!(target_arch = "aarch64") { "aarch_64" } else { "x86_64" };
+    let pom = workspace::root().join("tests/clients/java/netty/pom.xml");
+    let wanted = fs::read(&pom).with_context(|| format!("cannot read {}", pom.display()))?;
+    let place = workspace::cache_dir()?.join(format!("netty-{:016x}", hash(&wanted)));
+    if !place.exists() {
+        let _lock = workspace::lock("netty")?;
+        if !place.exists() {
+            ensure("mvn")?;
+            ensure("javac")?;
+            workspace::install_dir(&place, |half| {
+                let mut maven = Command::new("mvn");
+                maven.args(["--batch-mode", "--quiet", "dependency:copy-dependencies"]).arg("--file").arg(&pom);
+                maven.arg(format!("-Dnetty.machine=linux-{machine}")).arg(format!("-DoutputDirectory={}", half.display()));
+                step::run("fetch netty", "TLS of a Java client from BoringSSL, about 4 MB, by Maven", &mut maven)?;
+                let jars = fs::read_dir(half)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>>>()?;
+                let native = |jar: &&PathBuf| jar.to_string_lossy().ends_with(&format!("-linux-{machine}.jar"));
+                let jar = jars.iter().find(native).with_context(|| format!("Maven brought no library for {machine}"))?;
+                step::quiet("unpack netty's BoringSSL", Command::new("jar").arg("-xf").arg(jar).arg("META-INF/native").current_dir(half))
+            })?;
+        }
+    }
+    let library = place.join(format!("META-INF/native/libnetty_tcnative_linux_{machine}.so"));
+    Ok(Netty { jars: place, library })
+}
+
 /// A folder for `NODE_PATH` that holds the packages of `tests/clients/NAME/package.json`.
 ///
 /// # Errors

@@ -38,6 +38,13 @@ fn finish(mut stage: Stage, tracer: Tracer, told: &[Told]) -> Result<()> {
     check_counters(told, &spans, &stage.collector)
 }
 
+/// With its library from where it lies, in place of a copy that it makes and removes.
+fn at_a_known_place(client: &Client) -> Result<Client> {
+    let libraries = client.tls_libraries()?;
+    let dir = libraries.first().and_then(|library| library.parent()).context("no library")?;
+    Ok(client.with_libraries(dir))
+}
+
 #[test]
 #[ignore = "needs root, a broker and a Collector: `cargo xtask test`"]
 fn encrypted_records_are_what_the_clients_say() -> Result<()> {
@@ -48,6 +55,7 @@ fn encrypted_records_are_what_the_clients_say() -> Result<()> {
     let mut clients = clients.into_iter().collect::<Result<Vec<_>>>()?;
     clients.push(("go-stripped", Client::ensure(Language::Go, distribution)?.stripped()?));
     clients.push(("gnutls", Client::ensure(Language::KafkaPython, distribution)?.over_gnutls()?));
+    clients.push(("boringssl", at_a_known_place(&Client::ensure(Language::Java, distribution)?.over_boringssl()?)?));
     let mut libraries = Vec::new();
     for (_, client) in &clients {
         libraries.extend(client.tls_libraries()?.iter().map(|path| path.display().to_string()));
@@ -77,6 +85,7 @@ fn programs_that_are_found_by_their_connections_are_seen_into_from_then_on_and_w
         ("kafkajs", client(Language::Kafkajs)?),
         ("kafka-python", client(Language::KafkaPython)?),
         ("gnutls", client(Language::KafkaPython)?.over_gnutls()?),
+        ("boringssl", client(Language::Java)?.over_boringssl()?),
     ] {
         told.push(exchange(&stage, &client.over(Access::MutualTls), &format!("auto-{name}"))?);
     }

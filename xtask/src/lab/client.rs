@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::broker::USER;
 use super::{Access, Broker, Distribution, Process};
 use crate::build::Profile;
+use crate::tools::Netty;
 use crate::{step, tools, workspace};
 
 const CONFLUENT_KAFKA_VERSION: &str = "2.16.1";
@@ -69,8 +70,24 @@ pub struct Client {
     distribution: Distribution,
     service: Option<String>,
     libraries: Option<PathBuf>,
-    is_over_gnutls: bool,
+    encryption: Encryption,
     access: Access,
+}
+
+/// Where a client has its TLS from.
+#[derive(Clone, Debug)]
+enum Encryption {
+    /// From where its library or language has it.
+    Own,
+    /// `GnuTLS`; kafka-python.
+    GnuTls,
+    /// `BoringSSL`, from netty; Java.
+    BoringSsl {
+        /// With the file that its code is in.
+        netty: Netty,
+        /// What has the client use it.
+        classes: PathBuf,
+    },
 }
 
 /// What a producer is to do.
@@ -240,7 +257,7 @@ impl Client {
             distribution: distribution.clone(),
             service: None,
             libraries: None,
-            is_over_gnutls: false,
+            encryption: Encryption::Own,
             access: Access::Plain,
         })
     }
@@ -256,7 +273,7 @@ impl Client {
         Self { service: Some(service.to_owned()), ..self.clone() }
     }
 
-    /// The same client, coming another way. Java comes with a certificate alone. Only those of [`Language::SEEN_INTO`] know another.
+    /// The same client, coming another way. Only Java and those of [`Language::SEEN_INTO`] know another.
     #[must_use]
     pub fn over(&self, access: Access) -> Self {
         Self { access, ..self.clone() }
@@ -274,7 +291,18 @@ impl Client {
     /// If that library is missing and cannot be installed.
     pub fn over_gnutls(&self) -> Result<Self> {
         tools::ensure_gnutls()?;
-        Ok(Self { is_over_gnutls: true, ..self.clone() })
+        Ok(Self { encryption: Encryption::GnuTls, ..self.clone() })
+    }
+
+    /// The same client, in Java, with its TLS from `BoringSSL`. It unpacks that library to a place of its own, unless it has it
+    /// [`Self::with_libraries`].
+    ///
+    /// # Errors
+    /// If netty is missing and Maven does not get it, or what has the client use it does not compile.
+    pub fn over_boringssl(&self) -> Result<Self> {
+        let netty = tools::netty()?;
+        let classes = self.distribution.classes("netty/NettyEngines", &[&netty.jars])?;
+        Ok(Self { encryption: Encryption::BoringSsl { netty, classes }, ..self.clone() })
     }
 
     /// How it comes to the broker.
@@ -299,11 +327,14 @@ impl Client {
         Ok(Self { home: tools::rust_client(Profile::Release)?, ..self.clone() })
     }
 
-    /// The files that a client in Python, in Go, in Rust or for Node.js has its TLS from.
+    /// The files that a client in Python, in Go, in Rust, for Node.js or over `BoringSSL` has its TLS from.
     ///
     /// # Errors
     /// If Python does not load the client, or has no such file.
     pub fn tls_libraries(&self) -> Result<Vec<PathBuf>> {
+        if let Encryption::BoringSsl { netty, .. } = &self.encryption {
+            return Ok(vec![netty.library.clone()]);
+        }
         if matches!(self.language, Language::Go | Language::Sarama | Language::Krafka) {
             return Ok(vec![self.home.clone()]);
         }
@@ -311,14 +342,15 @@ impl Client {
             let node = step::output(Command::new("node").args(["-p", "process.execPath"]))?;
             return Ok(vec![PathBuf::from(node.trim())]);
         }
-        let module = match (self.language, self.is_over_gnutls) {
+        let is_over_gnutls = matches!(self.encryption, Encryption::GnuTls);
+        let module = match (self.language, is_over_gnutls) {
             (_, true) => "gnutls_ssl",
             (Language::Librdkafka, _) => "confluent_kafka",
             _ => "ssl",
         };
         let program = format!("import {module}\nfor line in open('/proc/self/maps'):\n if ' r-xp ' in line: print(line.split()[-1])");
         let mapped = step::output(Command::new("python3").args(["-c", &program]).env("PYTHONPATH", self.python_path()?))?;
-        let names: &[&str] = if self.is_over_gnutls { &["libgnutls"] } else { &["librdkafka", "libssl"] };
+        let names: &[&str] = if is_over_gnutls { &["libgnutls"] } else { &["librdkafka", "libssl"] };
         let is_wanted = |path: &&str| path.rsplit('/').next().is_some_and(|file| names.iter().any(|name| file.starts_with(name)));
         let found: Vec<PathBuf> = mapped.lines().filter(is_wanted).map(PathBuf::from).collect();
         anyhow::ensure!(!found.is_empty(), "{module} has no TLS library of its own");
@@ -336,9 +368,20 @@ impl Client {
         let is_mutual = self.access == Access::MutualTls;
         let path = |path: PathBuf| Cow::Owned(path.to_string_lossy().into_owned());
         if self.language == Language::Java {
-            let stores = [("ssl.truststore.location", certificates.authority()), ("ssl.keystore.location", certificates.client_store())];
-            let mut words: BTreeMap<_, _> = stores.into_iter().map(|(name, store)| (name, path(store))).collect();
-            words.extend([("security.protocol", "SSL".into()), ("ssl.truststore.type", "PEM".into()), ("ssl.keystore.type", "PEM".into())]);
+            let mut words =
+                BTreeMap::from([("ssl.truststore.location", path(certificates.authority())), ("ssl.truststore.type", "PEM".into())]);
+            if is_mutual {
+                let store = path(certificates.client_store());
+                words.extend([("security.protocol", "SSL".into()), ("ssl.keystore.location", store), ("ssl.keystore.type", "PEM".into())]);
+            } else {
+                let module = "org.apache.kafka.common.security.plain.PlainLoginModule";
+                let login = format!("{module} required username=\"{}\" password=\"{}\";", USER.0, USER.1);
+                let (protocol, mechanism) = (("security.protocol", "SASL_SSL".into()), ("sasl.mechanism", "PLAIN".into()));
+                words.extend([protocol, mechanism, ("sasl.jaas.config", login.into())]);
+            }
+            if matches!(self.encryption, Encryption::BoringSsl { .. }) {
+                words.insert("ssl.engine.factory.class", "NettyEngines".into());
+            }
             return words;
         }
         let (protocol, authority, certificate, key, mechanism, user, password) = if self.language == Language::KafkaPython {
@@ -461,7 +504,11 @@ impl Client {
         };
         let mut command = match self.language {
             Language::Java => {
-                let mut java = self.distribution.java_with("256m", &[&self.home]);
+                let mut places = vec![self.home.clone()];
+                if let Encryption::BoringSsl { netty, classes } = &self.encryption {
+                    places.extend([classes.clone(), netty.jars.join("*")]);
+                }
+                let mut java = self.distribution.java_with("256m", &places);
                 java.arg("Client");
                 java
             }
@@ -480,7 +527,7 @@ impl Client {
         if let Some(service) = &self.service {
             command.env("OTEL_SERVICE_NAME", service);
         }
-        if self.is_over_gnutls {
+        if matches!(self.encryption, Encryption::GnuTls) {
             command.env("TLS_LIBRARY", "gnutls");
         }
         if let Some(libraries) = &self.libraries {

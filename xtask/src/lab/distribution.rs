@@ -51,15 +51,15 @@ impl Distribution {
 
     /// `java` with Kafka's classes on its class path; `heap` as the JVM spells it (`256m`).
     pub fn java(&self, heap: &str) -> Command {
-        self.java_with(heap, &[])
+        self.java_with(heap, &[""; 0])
     }
 
-    /// As [`Self::java`], with more folders on the class path.
-    pub fn java_with(&self, heap: &str, class_dirs: &[&Path]) -> Command {
+    /// As [`Self::java`], with more places on the class path: folders with classes, and with `/*` behind it one with jars.
+    pub fn java_with(&self, heap: &str, places: &[impl AsRef<Path>]) -> Command {
         let mut class_path = format!("{}/*", self.dir.display());
-        for dir in class_dirs {
+        for place in places {
             class_path.push(':');
-            class_path.push_str(&dir.to_string_lossy());
+            class_path.push_str(&place.as_ref().to_string_lossy());
         }
         let mut command = Command::new("java");
         command.args([&format!("-Xmx{heap}"), "-Xshare:auto", "-XX:+UseSerialGC", "-Djava.awt.headless=true", "-cp"]).arg(class_path);
@@ -71,16 +71,26 @@ impl Distribution {
     /// # Errors
     /// If there is no Java compiler or it finds fault.
     pub fn client_classes(&self) -> Result<PathBuf> {
-        let source = workspace::root().join("tests/clients/java/Client.java");
-        let classes = workspace::target_dir().join("xtask/java").join(&self.version);
-        let compiled = classes.join("Client.class");
+        self.classes("Client", &[])
+    }
+
+    /// The folder with a compiled class of `tests/clients/java`, compiled if its source is newer; `jars` are folders with others that it uses.
+    ///
+    /// # Errors
+    /// If there is no Java compiler or it finds fault.
+    pub fn classes(&self, class: &str, jars: &[&Path]) -> Result<PathBuf> {
+        let source = workspace::root().join("tests/clients/java").join(class).with_extension("java");
+        let (folder, name) = class.rsplit_once('/').unwrap_or(("", class));
+        let classes = workspace::target_dir().join("xtask/java").join(&self.version).join(folder);
+        let compiled = classes.join(name).with_extension("class");
         let modified = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
         if modified(&compiled).is_none() || modified(&compiled) < modified(&source) {
             tools::ensure("javac")?;
             let _lock = workspace::lock("java-client")?;
             let mut javac = Command::new("javac");
-            javac.args(["--release", "17", "-cp", &format!("{}/*", self.dir.display()), "-d"]).arg(&classes).arg(&source);
-            step::quiet("compile the Java client", &mut javac)?;
+            let class_path: Vec<String> = [&*self.dir].iter().chain(jars).map(|dir| format!("{}/*", dir.display())).collect();
+            javac.args(["--release", "17", "-cp", &class_path.join(":"), "-d"]).arg(&classes).arg(&source);
+            step::quiet(&format!("compile {name}.java"), &mut javac)?;
         }
         Ok(classes)
     }

@@ -57,6 +57,9 @@ const UNTIED_LINGER: Duration = Duration::from_mins(1);
 /// How long a connection may be there before it is told that nothing can be seen of it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The same where its process has a TLS library that is seen into: it may be idle, and be seen with its next call.
+const PATIENCE_WITH_LIBRARY: Duration = Duration::from_mins(1);
+
 /// What the thread is told.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Order {
@@ -66,8 +69,8 @@ pub(super) enum Order {
     Plain(SocketAddr, SocketAddr),
     /// This connection is seen into.
     Seen(SocketAddr, SocketAddr),
-    /// A session came whose object does not say its socket.
-    Untied,
+    /// A session of this process came whose object does not say its socket.
+    Untied(u32),
 }
 
 /// What the thread counts.
@@ -94,6 +97,8 @@ struct Process {
     /// Mapped files that were looked at, by device and inode as the kernel lists them.
     files: HashSet<(String, u64)>,
     has_library: bool,
+    /// It had a session whose object does not say its socket: those that are never tied are counted by themselves.
+    has_untied: bool,
     last_wanted: Instant,
 }
 
@@ -239,7 +244,12 @@ impl Discovery {
                 // A broker that answers on one port in plain and encrypted form is none; but addresses are given anew.
                 self.plain_brokers.remove(&peer);
             }
-            Order::Untied => self.see_sockets(),
+            Order::Untied(pid) => {
+                self.see_sockets();
+                if let Some(process) = self.processes.get_mut(&pid) {
+                    process.has_untied = true;
+                }
+            }
         }
     }
 
@@ -336,6 +346,7 @@ impl Discovery {
             links: Vec::new(),
             files: HashSet::new(),
             has_library: false,
+            has_untied: false,
             last_wanted: now,
         });
         process.last_wanted = now;
@@ -431,23 +442,32 @@ impl Discovery {
     /// Nothing can be seen of a connection: says why, once, and counts it.
     fn tell_opaque(&mut self, socket: &Socket) {
         let Some(held) = self.sockets.get_mut(&socket.inode) else { return };
-        held.is_told = true;
-        let Some(&pid) = held.holders.first() else { return };
-        if self.processes.get(&pid).is_some_and(|process| process.has_library) {
-            // Idle, or it will be seen with its next call.
-            held.is_told = false;
+        let Some(&pid) = held.holders.first() else {
+            held.is_told = true;
+            return;
+        };
+        let process = self.processes.get(&pid).filter(|process| process.has_library);
+        if process.is_some_and(|process| process.has_untied || held.since.elapsed() < PATIENCE_WITH_LIBRARY) {
             return;
         }
-        let reason = opaque::reason(pid);
+        held.is_told = true;
+        let reason = if process.is_some() { "unseen" } else { opaque::reason(pid) };
         self.tell(pid, reason);
         let name = lossy(format!("/proc/{pid}/comm")).unwrap_or_default();
         let name = name.trim_end();
-        if reason == "jdk" {
+        if reason == "unseen" {
             info!(
                 pid,
                 name,
                 peer = %socket.peer,
-                "A connection to Kafka that is not plain belongs to a Java program, whose TLS cannot be seen into; a plain listener on loopback can be."
+                "Nothing was seen of a connection to Kafka that is not plain, though its program has a TLS library that is seen into: it is idle, or encrypted by something else in that program."
+            );
+        } else if reason == "jdk" {
+            info!(
+                pid,
+                name,
+                peer = %socket.peer,
+                "A connection to Kafka that is not plain belongs to a Java program, whose TLS cannot be seen into; a plain listener on loopback can be, and so can TLS from netty-tcnative."
             );
         } else {
             info!(

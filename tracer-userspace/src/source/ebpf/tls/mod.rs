@@ -179,7 +179,7 @@ impl LiveSource for TlsSource {
                 Note::None => {}
                 Note::Connects(pid, broker) => self.order(Order::Look(pid, broker)),
                 Note::Tied(local, peer) => self.order(Order::Seen(local, peer)),
-                Note::Untied => self.order(Order::Untied),
+                Note::Untied(pid) => self.order(Order::Untied(pid)),
             }
         }
         // After what they said last.
