@@ -4,7 +4,7 @@
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SessionKey {
-    /// Address of the library's object: `SSL *`, `gnutls_session_t`, Go's `*tls.Conn`.
+    /// Address of the library's object: `SSL *`, `gnutls_session_t`, Go's `*tls.Conn`, rustls' `CommonState`.
     pub address: u64,
     /// The process, in the initial pid namespace.
     pub tgid: u32,
@@ -27,6 +27,8 @@ pub mod flag {
     pub const BY_THREAD: u32 = 16;
     /// What is written was written before: the library sends what it kept back.
     pub const FLUSHING: u32 = 32;
+    /// The library does not say that it ends: it does when its socket is closed.
+    pub const ENDS_WITH_SOCKET: u32 = 64;
 }
 
 /// A session.
@@ -59,14 +61,19 @@ pub struct Session {
     pub judged: u32,
     /// How often what threads did spoke against [`Self::witnessed`].
     pub conflicts: u32,
-    /// The socket that threads read and wrote with the session, and with nothing else; 0 while none did, and once it is tied.
+    /// The socket that threads read and wrote with the session, and with nothing else; 0 while none did, and once it is tied. The ports above
+    /// are its.
     pub witnessed: u64,
     /// How often it was read from.
     pub reads_witnessed: u32,
     /// How often it was written to.
     pub writes_witnessed: u32,
+    /// When its first call was seen: nanoseconds of the kernel's boot clock. Only with [`flag::ENDS_WITH_SOCKET`].
+    pub first_ns: u64,
+    /// When its last call began, likewise.
+    pub last_ns: u64,
 }
-const _: () = assert!(size_of::<Session>() == 96);
+const _: () = assert!(size_of::<Session>() == 112);
 
 /// A process that has sessions whose objects do not say their sockets.
 #[repr(C)]
@@ -108,8 +115,8 @@ pub struct Thread {
     pub unsent: u64,
     /// Plaintext bytes of the writing call.
     pub wrote: u32,
-    /// Always 0; keeps the size a multiple of eight.
-    pub reserved: u32,
+    /// Bits of [`flag`] for the next session that is new: its hands were shaken, at an address that it has left since. 0 when there is none.
+    pub begun: u32,
 }
 const _: () = assert!(size_of::<Thread>() == 56);
 
@@ -153,6 +160,8 @@ pub enum Told {
     Nothing = 3,
     /// It sends what was given before.
     Flush = 4,
+    /// It returns a `usize`; what it is given lies in pieces, each told by two words: where it is, and how long.
+    Pieces = 5,
 }
 
 /// Where a session's object has its socket.
@@ -165,6 +174,8 @@ pub enum Kind {
     GnuTls = 1,
     /// In the descriptor of Go's `net.TCPConn`.
     Go = 2,
+    /// Nowhere: a session of rustls moves no bytes on sockets by itself.
+    Rustls = 3,
 }
 
 /// Where the sessions of a process that uses `GnuTLS` have their transport: the descriptor of their socket, if they have one.
@@ -201,7 +212,7 @@ pub mod transport {
 pub struct Call {
     /// Address of the library's object.
     pub session: u64,
-    /// Where the plaintext is.
+    /// Where the plaintext is, or the list of its pieces ([`Told::Pieces`]).
     pub buffer: u64,
     /// How many bytes it has, or has room for.
     pub bytes: u64,
@@ -232,8 +243,14 @@ pub struct Walk {
     pub left: u32,
     /// Programs that took part so far.
     pub rounds: u32,
+    /// What tells of the next piece ([`Told::Pieces`]).
+    pub piece: u64,
+    /// Bytes in the pieces from there on.
+    pub behind: u32,
+    /// Always 0; keeps the size a multiple of eight.
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<Walk>() == 96);
+const _: () = assert!(size_of::<Walk>() == 112);
 
 /// What the programs read in entry 0 of the `TLS_CONFIG` map: places in the kernel's structures, in bytes.
 #[repr(C)]
@@ -257,8 +274,8 @@ pub struct TlsConfig {
     pub has_layout: u32,
     /// `sock.sk_protocol`; 0 when it is not known: then no socket is found by what threads do.
     pub sock_protocol: u32,
-    /// Always 0; keeps the size a multiple of eight.
-    pub reserved: u32,
+    /// `inet_sock.inet_sport`; 0 when it is not known: then no session ends with its socket.
+    pub sock_source_port: u32,
 }
 const _: () = assert!(size_of::<TlsConfig>() == 40);
 
@@ -276,7 +293,7 @@ impl TlsConfig {
             self.socket_sock,
             self.has_layout,
             self.sock_protocol,
-            self.reserved,
+            self.sock_source_port,
         ]
     }
 }

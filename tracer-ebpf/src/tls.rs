@@ -1,6 +1,6 @@
 //! Object `tls`: sees the plaintext of TLS sessions at the libraries that make them, and copies that of Kafka to user space.
 //!
-//! In: calls into OpenSSL and its relatives and into Go's `crypto/tls`, and connections to ports that are known for Kafka. Out: the events of
+//! In: calls into OpenSSL and its relatives, `GnuTLS`, Go's `crypto/tls` and rustls, and connections to ports that are known for Kafka. Out: the events of
 //! [`tracer_common::event`] in the ring. The programs keep to what Linux 4.14 can verify, but for the ring and the boot clock (5.8).
 
 #![no_std]
@@ -17,6 +17,8 @@ mod go;
 mod maps;
 #[path = "programs/tls.rs"]
 mod programs;
+#[path = "programs/rustls.rs"]
+mod rustls;
 #[path = "tls/session.rs"]
 mod session;
 #[path = "tls/thread.rs"]

@@ -8,7 +8,6 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::build::Profile;
 use crate::{step, workspace};
 
 /// Debian's package for each program that we call.
@@ -129,29 +128,27 @@ pub fn go_program(name: &str, flags: &[&str], why: &str) -> Result<PathBuf> {
 ///
 /// # Errors
 /// If it does not build.
-pub fn rust_client(profile: Profile) -> Result<PathBuf> {
+pub fn rust_client(flags: &[&str], why: &str) -> Result<PathBuf> {
     const NAME: &str = "rust-client";
     let source = workspace::root().join("tests/clients/rust");
     let mut hasher = DefaultHasher::new();
+    flags.hash(&mut hasher);
     for file in ["Cargo.toml", "Cargo.lock", "src/main.rs"] {
         let path = source.join(file);
         fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?.hash(&mut hasher);
     }
-    let place = workspace::cache_dir()?.join(format!("{NAME}-{}-{:016x}", profile.name(), hasher.finish()));
+    let place = workspace::cache_dir()?.join(format!("{NAME}-{:016x}", hasher.finish()));
     let program = place.join(NAME);
     if program.is_file() {
         return Ok(program);
     }
     let _lock = workspace::lock(NAME)?;
     if !program.is_file() {
-        let mut cargo = rust_client_cargo("build");
-        cargo.args(["--locked", "--target-dir"]).arg(workspace::target_dir());
-        if profile == Profile::Release {
-            cargo.arg("--release");
-        }
         workspace::install_dir(&place, |half| {
-            step::run("build the client over krafka", &format!("a client with rustls, {}", profile.name()), &mut cargo)?;
-            let built = workspace::target_dir().join(profile.name()).join(NAME);
+            let mut cargo = rust_client_cargo("build");
+            cargo.args(["--locked", "--target-dir"]).arg(workspace::target_dir()).args(flags);
+            step::run("build the client over krafka", why, &mut cargo)?;
+            let built = workspace::target_dir().join("debug").join(NAME);
             fs::copy(&built, half.join(NAME)).with_context(|| format!("cannot copy {}", built.display()))?;
             Ok(())
         })?;

@@ -56,6 +56,7 @@ fn encrypted_records_are_what_the_clients_say() -> Result<()> {
     clients.push(("go-stripped", Client::ensure(Language::Go, distribution)?.stripped()?));
     clients.push(("gnutls", Client::ensure(Language::KafkaPython, distribution)?.over_gnutls()?));
     clients.push(("boringssl", at_a_known_place(&Client::ensure(Language::Java, distribution)?.over_boringssl()?)?));
+    clients.push(("krafka-optimised", Client::ensure(Language::Krafka, distribution)?.optimised()?));
     let mut libraries = Vec::new();
     for (_, client) in &clients {
         libraries.extend(client.tls_libraries()?.iter().map(|path| path.display().to_string()));
@@ -86,6 +87,7 @@ fn programs_that_are_found_by_their_connections_are_seen_into_from_then_on_and_w
         ("kafka-python", client(Language::KafkaPython)?),
         ("gnutls", client(Language::KafkaPython)?.over_gnutls()?),
         ("boringssl", client(Language::Java)?.over_boringssl()?),
+        ("krafka", client(Language::Krafka)?),
     ] {
         told.push(exchange(&stage, &client.over(Access::MutualTls), &format!("auto-{name}"))?);
     }

@@ -14,7 +14,7 @@ use tracer_common::event::{EventHeader, Kind as EventKind, direction};
 use tracer_common::tls::{Call, CallKey, Kind, Told, flag};
 
 use crate::counts::count;
-use crate::maps::{CALLS, PORTS};
+use crate::maps::{CALLS, PORTS, TLS_CONFIG};
 use crate::transport::{Way, emit};
 use crate::{copy, descriptor, session, thread};
 
@@ -29,6 +29,9 @@ const GNUTLS_CLIENT: u64 = 2;
 
 /// The largest size that is counted as it is.
 const MAX_SIZE: u64 = i32::MAX as u64;
+
+/// `TCP_CLOSE`.
+const CLOSE: i32 = 7;
 
 /// What the kernel is told: go on.
 const GO_ON: i32 = 1;
@@ -107,7 +110,7 @@ pub(crate) fn gnutls_made(ctx: RetProbeContext) -> u32 {
 
 /// The call that returns.
 #[inline(always)]
-fn returned<'a>(ctx: &RetProbeContext) -> Option<&'a Call> {
+pub(crate) fn returned<'a>(ctx: &RetProbeContext) -> Option<&'a Call> {
     // SAFETY: the kernel's registers of the program's context.
     #[expect(unsafe_code, reason = "the context is a pointer")]
     let key = unsafe { call_key(ctx.regs, true) };
@@ -196,6 +199,19 @@ pub(crate) fn tls_socket_received(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sock_send_length")]
 pub(crate) fn tls_socket_sent(ctx: RawTracePointContext) -> i32 {
     thread::moved(ctx.arg(0), ctx.arg(1), true);
+    0
+}
+
+/// `inet_sock_set_state(const struct sock *sk, int oldstate, int newstate)`, since Linux 4.16: a socket was closed, by both ends.
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+pub(crate) fn tls_socket_closed(ctx: RawTracePointContext) -> i32 {
+    if ctx.arg::<i32>(2) == CLOSE
+        && let Some(places) = TLS_CONFIG.get(0)
+        && places.sock_source_port != 0
+        && let Some(ports) = descriptor::ports_that_were(ctx.arg(0), places)
+    {
+        session::end_with_socket(ctx.arg(0), ports);
+    }
     0
 }
 
@@ -305,7 +321,7 @@ fn enter(ctx: &ProbeContext, direction: u8, told: Told, kind: Kind) -> u32 {
 
 /// Until it returns.
 #[inline(always)]
-fn keep(ctx: &ProbeContext, call: Call) -> u32 {
+pub(crate) fn keep(ctx: &ProbeContext, call: Call) -> u32 {
     // SAFETY: the kernel's registers of the program's context.
     #[expect(unsafe_code, reason = "the context is a pointer")]
     let key = unsafe { call_key(ctx.regs, false) };

@@ -8,11 +8,11 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated};
 use tracer_common::counter::Counter;
 use tracer_common::event::{DataEvent, Kind, direction};
 use tracer_common::limits::{BLOCK_BYTES, BLOCK_SHIFT, CALL_BLOCKS, MAX_WALKS, WALK_BLOCKS};
-use tracer_common::tls::{Call, Walk};
+use tracer_common::tls::{Call, Told, Walk};
 
 use crate::maps::{GO_ON, WALKS};
-use crate::session;
 use crate::transport::{Way, emit};
+use crate::{descriptor, session};
 
 /// Runs a block once for each of the tokens: the oldest kernels verify no loops.
 macro_rules! times {
@@ -43,9 +43,19 @@ pub(crate) fn moved(ctx: &impl EbpfContext, call: &Call, bytes: u32) {
     *position = position.wrapping_add(bytes);
     walk.header.kind = Kind::Data as u8;
     way.counts.add(Counter::Bytes, u64::from(bytes));
-    way.counts.add(Counter::Events, u64::from(bytes.wrapping_add(BLOCK_BYTES - 1) >> BLOCK_SHIFT));
-    times!({ if !block(&mut walk, way) { return; } }; a b c d);
+    if call.told == Told::Pieces as u32 {
+        (walk.piece, walk.behind, walk.left) = (call.buffer, bytes, 0);
+    } else {
+        way.counts.add(Counter::Events, events(bytes));
+        times!({ if !block(&mut walk, way) { return; } }; a b c d);
+    }
     go_on(ctx, &walk, way);
+}
+
+/// How many events a piece takes.
+#[inline(always)]
+fn events(bytes: u32) -> u64 {
+    u64::from(bytes.wrapping_add(BLOCK_BYTES - 1) >> BLOCK_SHIFT)
 }
 
 /// Copies what the programs before this one left.
@@ -57,7 +67,7 @@ pub(crate) fn walk(ctx: &impl EbpfContext) {
     #[expect(unsafe_code, reason = "a map value is reached by pointer")]
     let mut walk = unsafe { *kept };
     let _ = WALKS.remove(thread);
-    times!({ if !block(&mut walk, way) { return; } }; a b c d e f g h i j k l m n o p);
+    times!({ if !step(&mut walk, way) { return; } }; a b c d e f g h i j k l m n o p);
     walk.rounds += 1;
     go_on(ctx, &walk, way);
 }
@@ -66,7 +76,7 @@ const _: () = assert!(CALL_BLOCKS == 4 && WALK_BLOCKS == 16, "as many as the mac
 
 #[inline(always)]
 fn go_on(ctx: &impl EbpfContext, walk: &Walk, way: Way) {
-    if walk.left == 0 {
+    if walk.left == 0 && walk.behind == 0 {
         return;
     }
     if walk.rounds < MAX_WALKS && WALKS.insert(bpf_get_current_pid_tgid(), walk, 0).is_ok() {
@@ -76,7 +86,35 @@ fn go_on(ctx: &impl EbpfContext, walk: &Walk, way: Way) {
             GO_ON.tail_call(ctx, 0);
         }
     }
-    way.counts.add(Counter::LostTooLongBytes, u64::from(walk.left));
+    way.counts.add(Counter::LostTooLongBytes, u64::from(walk.left) + u64::from(walk.behind));
+}
+
+/// Copies the next block, of the next piece if this one is at its end. False when nothing is left then.
+#[inline(always)]
+fn step(walk: &mut Walk, way: Way) -> bool {
+    if walk.left == 0 {
+        begin_piece(walk, way);
+    }
+    if walk.left != 0 && block(walk, way) {
+        return true;
+    }
+    walk.behind != 0
+}
+
+/// Looks where the next piece is. What cannot be found is counted.
+#[inline(always)]
+fn begin_piece(walk: &mut Walk, way: Way) {
+    let Some([buffer, bytes]) = descriptor::user::<[u64; 2]>(walk.piece) else {
+        way.counts.add(Counter::LostUnreadableBytes, u64::from(walk.behind));
+        walk.behind = 0;
+        return;
+    };
+    // The last may be taken in part.
+    walk.left = if bytes < u64::from(walk.behind) { bytes as u32 } else { walk.behind };
+    walk.behind = walk.behind.wrapping_sub(walk.left);
+    walk.buffer = buffer;
+    walk.piece = walk.piece.wrapping_add(16);
+    way.counts.add(Counter::Events, events(walk.left));
 }
 
 /// Copies the next block, or what is left when that is less. False when nothing is left then.
@@ -90,6 +128,7 @@ fn block(walk: &mut Walk, way: Way) -> bool {
         return walk.left != 0;
     }
     let rest = walk.left;
+    walk.left = 0;
     if rest <= 256 {
         piece::<256>(walk, rest, way);
     } else if rest <= 1024 {
@@ -99,6 +138,7 @@ fn block(walk: &mut Walk, way: Way) -> bool {
     } else {
         piece::<{ BLOCK_BYTES as usize }>(walk, rest, way);
     }
+    walk.header.position = walk.header.position.wrapping_add(rest);
     false
 }
 

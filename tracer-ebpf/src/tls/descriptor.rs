@@ -16,6 +16,7 @@ const LOCAL: u64 = 4;
 const PEER_PORT: u64 = 12;
 const LOCAL_PORT: u64 = 14;
 const FAMILY: u64 = 16;
+const STATE: u64 = 18;
 const PEER6: u64 = 56;
 const LOCAL6: u64 = 72;
 const IPV4: u16 = 2;
@@ -23,6 +24,10 @@ const IPV6: u16 = 10;
 
 /// `IPPROTO_TCP`.
 const TCP: u16 = 6;
+
+/// `TCP_ESTABLISHED` and `TCP_CLOSE_WAIT`: the states of a connection that this end has not closed.
+const ESTABLISHED: u8 = 1;
+const CLOSE_WAIT: u8 = 8;
 
 /// `SOCK_STREAM`.
 const STREAM: u64 = 1;
@@ -54,6 +59,9 @@ pub(crate) fn of(call: &Call) -> Option<u32> {
     }
     if call.kind == Kind::Go as u32 {
         return go(call.session);
+    }
+    if call.kind == Kind::Rustls as u32 {
+        return None;
     }
     gnu_tls(call.session)
 }
@@ -146,6 +154,20 @@ pub(crate) fn tcp_ports(sock: u64, places: &TlsConfig) -> Option<(u16, u16)> {
     }
     let (family, peer, local) = (kernel::<u16>(sock + FAMILY)?, kernel::<u16>(sock + PEER_PORT)?, kernel(sock + LOCAL_PORT)?);
     ((family == IPV4 || family == IPV6) && peer != 0 && local != 0).then_some((local, u16::from_be(peer)))
+}
+
+/// Local and peer port of a socket that is closed: it has given back its place in the kernel's tables by then.
+#[inline(always)]
+pub(crate) fn ports_that_were(sock: u64, places: &TlsConfig) -> Option<(u16, u16)> {
+    let local = kernel::<u16>(sock.wrapping_add(u64::from(places.sock_source_port)))?;
+    Some((u16::from_be(local), u16::from_be(kernel(sock.wrapping_add(PEER_PORT))?)))
+}
+
+/// Whether a socket is still that of the connection between these ports, and was not closed. The memory of one that was may be another's.
+#[inline(always)]
+pub(crate) fn is_connected(sock: u64, (local_port, peer_port): (u16, u16), places: &TlsConfig) -> bool {
+    let is_open = kernel::<u8>(sock.wrapping_add(STATE)).is_some_and(|state| state == ESTABLISHED || state == CLOSE_WAIT);
+    is_open && tcp_ports(sock, places).is_some_and(|(local, peer)| local == local_port && peer == peer_port)
 }
 
 /// Writes the addresses of a connected socket into the session. False when it has none.

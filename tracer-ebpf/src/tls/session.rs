@@ -61,6 +61,34 @@ pub(crate) fn get_or_make<'a>(key: &SessionKey, flags: u32) -> Option<&'a mut Se
     get(key)
 }
 
+/// Makes the session if it is new, of a library that says neither that one ends nor where its hands were shaken, before it was moved to where
+/// it stays: it is over when its socket is closed, and the first that a thread sees after a handshake is the one that shook hands.
+#[inline(always)]
+pub(crate) fn make_if_new(key: &SessionKey) {
+    let known = get(key);
+    let is_another = known.as_ref().is_some_and(|session| is_over(session));
+    let is_new = is_another || known.is_none();
+    let flags = if is_new { thread::take_begun() | flag::ENDS_WITH_SOCKET } else { 0 };
+    let Some(session) = known.or_else(|| get_or_make(key, flags)) else { return };
+    session.last_ns = now();
+    if is_another {
+        tell_end(session, key.tgid);
+        begin_anew(session, flags);
+    }
+    if is_new {
+        session.first_ns = session.last_ns;
+    }
+}
+
+/// Whether the socket was closed, as far as it is known.
+#[inline(always)]
+fn is_over(session: &Session) -> bool {
+    let socket = session.socket | session.witnessed;
+    let Some(places) = TLS_CONFIG.get(0) else { return false };
+    let ports = (session.local_port, session.peer_port);
+    socket != 0 && places.sock_protocol != 0 && !descriptor::is_connected(socket, ports, places)
+}
+
 /// A session begins at an object, whatever was there before.
 #[inline(always)]
 pub(crate) fn begin(key: &SessionKey, flags: u32) {
@@ -146,6 +174,8 @@ pub(crate) fn witness(key: &SessionKey, socket: u64, is_sent: bool) {
             watched.is_mixed = 1;
         }
         session.witnessed = socket;
+        (session.local_port, session.peer_port) =
+            TLS_CONFIG.get(0).and_then(|places| descriptor::tcp_ports(socket, places)).unwrap_or((0, 0));
         session.reads_witnessed = 0;
         session.writes_witnessed = 0;
     }
@@ -181,7 +211,7 @@ fn settle(session: &mut Session, key: &SessionKey) {
         return;
     }
     let owned = OwnedKey { socket, local_port: session.local_port, peer_port: session.peer_port, reserved: 0 };
-    if is_anothers(&owned, key) {
+    if is_anothers(&owned, key, session) {
         session.conflicts = MAX_CONFLICTS + 1;
         return;
     }
@@ -195,13 +225,23 @@ fn settle(session: &mut Session, key: &SessionKey) {
     }
 }
 
-/// Whether a socket belongs to another session that is there.
+/// Whether a socket belongs to another session that is there. One of rustls that was not called since this one is at another address now: this
+/// one goes on from there.
 #[inline(always)]
-fn is_anothers(place: &OwnedKey, key: &SessionKey) -> bool {
+fn is_anothers(place: &OwnedKey, key: &SessionKey, session: &Session) -> bool {
     // SAFETY: the value is read once.
     #[expect(unsafe_code, reason = "a map lookup")]
     let Some(owner) = (unsafe { OWNERS.get(place).copied() }) else { return false };
-    (owner.address != key.address || owner.tgid != key.tgid) && get(&owner).is_some_and(|session| session.socket == place.socket)
+    if owner.address == key.address && owner.tgid == key.tgid {
+        return false;
+    }
+    let Some(other) = get(&owner).filter(|other| other.socket == place.socket) else { return false };
+    let can_move = session.flags & other.flags & flag::ENDS_WITH_SOCKET != 0 && owner.tgid == key.tgid;
+    if can_move && other.last_ns < session.first_ns {
+        forget(&owner);
+        return false;
+    }
+    true
 }
 
 /// A session begins, as its library says. One whose socket was found by what threads did is another one from now on: the object may stand
@@ -328,32 +368,48 @@ pub(crate) fn end(key: &SessionKey) {
     forget(key);
 }
 
-/// Says that the session ended, both ways, and forgets it.
+/// Says that the session ended, and forgets it.
 #[inline(always)]
 fn forget(key: &SessionKey) {
     let Some(session) = get(key) else { return };
-    if session.flags & flag::TOLD != 0
-        && let Some(way) = Way::now()
-    {
-        let mut header = EventHeader { kind: EventKind::Close as u8, ..EventHeader::default() };
-        describe(&mut header, session, now());
-        header.direction = direction::SENT;
-        header.position = session.sent;
-        close(&header, way);
-        header.direction = direction::RECEIVED;
-        header.position = session.received;
-        close(&header, way);
-    }
+    tell_end(session, key.tgid);
     let _ = SESSIONS.remove(key);
 }
 
+/// The socket of a connection between these ports was closed.
 #[inline(always)]
-fn close(header: &EventHeader, way: Way) {
+pub(crate) fn end_with_socket(socket: u64, (local_port, peer_port): (u16, u16)) {
+    let place = OwnedKey { socket, local_port, peer_port, reserved: 0 };
+    // SAFETY: the value is read once.
+    #[expect(unsafe_code, reason = "a map lookup")]
+    let Some(owner) = (unsafe { OWNERS.get(place).copied() }) else { return };
+    if get(&owner).is_some_and(|session| session.socket == socket && session.flags & flag::ENDS_WITH_SOCKET != 0) {
+        forget(&owner);
+    }
+}
+
+/// Says that the session ended, both ways, if anything was said of it.
+#[inline(always)]
+fn tell_end(session: &Session, pid: u32) {
+    if session.flags & flag::TOLD != 0
+        && let Some(way) = Way::now()
+    {
+        close(session, pid, direction::SENT, session.sent, way);
+        close(session, pid, direction::RECEIVED, session.received, way);
+    }
+}
+
+#[inline(always)]
+fn close(session: &Session, pid: u32, direction: u8, position: u32, way: Way) {
     emit::<EventHeader>(way, 0, |event| {
         // SAFETY: `event` is reserved room of its size.
         #[expect(unsafe_code, reason = "ring memory is reached by pointer")]
-        unsafe {
-            *event = *header;
-        }
+        let header = unsafe {
+            *event = EventHeader::default();
+            &mut *event
+        };
+        // In its place: the stack has no room for another header.
+        describe(header, session, now());
+        (header.kind, header.pid, header.direction, header.position) = (EventKind::Close as u8, pid, direction, position);
     });
 }

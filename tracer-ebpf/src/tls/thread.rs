@@ -39,6 +39,24 @@ pub(crate) fn watched<'a>() -> Option<&'a mut Watched> {
     }
 }
 
+/// The current thread has shaken hands for a session that is yet to be seen.
+#[inline(always)]
+pub(crate) fn shook_hands(flags: u32) {
+    watch();
+    if let Some(thread) = current() {
+        thread.begun = flags;
+    }
+}
+
+/// Flags of a session that is new to the current thread.
+#[inline(always)]
+pub(crate) fn take_begun() -> u32 {
+    if !is_watched() {
+        return 0;
+    }
+    current().map_or(0, |thread| core::mem::take(&mut thread.begun))
+}
+
 /// A call begins: what was sent since the last writing call was that call's.
 #[inline(always)]
 pub(crate) fn call_begins(call: &Call) {

@@ -63,7 +63,7 @@ pub struct RunArgs {
 
     /// Whether encrypted connections are seen into, at the TLS libraries of programs that connect to Kafka
     ///
-    /// OpenSSL and its relatives, as a library of its own or within a program that has its symbols; `GnuTLS`; and Go's crypto/tls. Nothing is attached to a program without a connection to one of --tls-ports. The thread that attaches keeps `CAP_SYS_ADMIN`, which the kernel asks for.
+    /// OpenSSL and its relatives, as a library of its own or within a program that has its symbols; `GnuTLS`; Go's crypto/tls; and rustls, within a program that has its symbols. Nothing is attached to a program without a connection to one of --tls-ports. The thread that attaches keeps `CAP_SYS_ADMIN`, which the kernel asks for.
     #[arg(long, value_enum, default_value_t = TlsArg::Off, env = "KAFKA_TRACER_TLS", help_heading = "Capture")]
     pub tls: TlsArg,
 

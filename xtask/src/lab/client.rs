@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 
 use super::broker::USER;
 use super::{Access, Broker, Distribution, Process};
-use crate::build::Profile;
 use crate::tools::Netty;
 use crate::{step, tools, workspace};
 
@@ -43,8 +42,8 @@ pub enum Language {
 impl Language {
     /// Those that can do all there is to do.
     pub const ALL: [Self; 3] = [Self::Java, Self::Librdkafka, Self::Go];
-    /// Those whose TLS can be seen into: OpenSSL built in, shared, and over memory, and Go's own.
-    pub const SEEN_INTO: [Self; 5] = [Self::Librdkafka, Self::KafkaPython, Self::Kafkajs, Self::Go, Self::Sarama];
+    /// Those whose TLS can be seen into: OpenSSL built in, shared, and over memory, Go's own, and rustls.
+    pub const SEEN_INTO: [Self; 6] = [Self::Librdkafka, Self::KafkaPython, Self::Kafkajs, Self::Go, Self::Sarama, Self::Krafka];
     /// All that do endless work.
     pub const ENDLESS: [Self; 6] = [Self::Java, Self::Librdkafka, Self::Go, Self::Sarama, Self::KafkaPython, Self::Kafkajs];
 
@@ -249,7 +248,7 @@ impl Client {
                 tools::python_packages("kafka-python", KAFKA_PYTHON_VERSION, &KAFKA_PYTHON_CODECS, why)?
             }
             Language::Kafkajs => tools::node_packages("kafkajs", "a client over kafkajs with all its codecs, by npm")?,
-            Language::Krafka => tools::rust_client(Profile::Debug)?,
+            Language::Krafka => tools::rust_client(&[], "a client in Rust, with rustls, about 30 s")?,
         };
         Ok(Self {
             language,
@@ -319,12 +318,15 @@ impl Client {
         Ok(Self { home, ..self.clone() })
     }
 
-    /// The same client, in Rust, as the compiler optimises it.
+    /// The same client, in Rust, with an optimised rustls.
     ///
     /// # Errors
     /// If it cannot be built.
     pub fn optimised(&self) -> Result<Self> {
-        Ok(Self { home: tools::rust_client(Profile::Release)?, ..self.clone() })
+        // An optimised krafka takes a minute more to build, and calls the same functions.
+        let optimised = ["rustls", "tokio-rustls"].map(|name| format!("--config=profile.dev.package.{name}.opt-level=3"));
+        let home = tools::rust_client(&optimised.each_ref().map(String::as_str), "the same with an optimised rustls, about 30 s")?;
+        Ok(Self { home, ..self.clone() })
     }
 
     /// The files that a client in Python, in Go, in Rust, for Node.js or over `BoringSSL` has its TLS from.

@@ -4,13 +4,29 @@ use tracer_userspace::source::binary::Binary;
 
 use crate::seeds::Recorded;
 
-const NAMES: [&str; 3] = ["SSL_read", "crypto/tls.(*Conn).Read", "crypto/tls.(*Conn).Close"];
+/// Both ways of mangling names in Rust come last.
+const NAMES: [&str; 5] = [
+    "SSL_read",
+    "crypto/tls.(*Conn).Read",
+    "crypto/tls.(*Conn).Close",
+    "_ZN6rustls12common_state11CommonState20send_appdata_encrypt17h7298dad393126293E",
+    "_RNvMs_NtCs1a_6rustls12common_stateNtB4_11CommonState20send_appdata_encrypt",
+];
+
+/// A function in Rust is told by the end of its name.
+fn functions_in_rust<'data>(binary: &Binary<'data, &'data [u8]>) -> Vec<u64> {
+    let pick = |name: &str| name.ends_with("::send_appdata_encrypt").then_some(());
+    binary.rust_functions("rustls", &["send_appdata_encrypt"], pick).into_iter().map(|((), function)| function.address).collect()
+}
 
 /// What is found of functions of Go lies in the file.
 pub(super) fn run(bytes: &[u8]) {
     let Some(binary) = Binary::parse(bytes) else { return };
     for function in binary.exported(&NAMES).into_iter().chain(binary.symbols(&NAMES)).flatten() {
         binary.offset(function.address);
+    }
+    for address in functions_in_rust(&binary) {
+        binary.offset(address);
     }
     for function in binary.go_functions(&NAMES).into_iter().flatten() {
         assert!(!function.returns.is_empty(), "a function that never returns");
@@ -66,7 +82,7 @@ fn file(machine: u16, form: u32, has_symbols: bool) -> Vec<u8> {
         let names = NAMES.iter().flat_map(|name| name.bytes().chain([0])).collect();
         let mut symbols = vec![0; 24];
         let mut at = 0_u32;
-        for (name, begin) in NAMES.into_iter().zip([begins[0], begins[0], begins[1]]) {
+        for (name, begin) in NAMES.into_iter().zip([begins[0], begins[0], begins[1], begins[0], begins[1]]) {
             symbols.extend(at.to_le_bytes());
             symbols.extend([0x12, 0, 1, 0]);
             symbols.extend(begin.to_le_bytes().into_iter().chain(16_u64.to_le_bytes()));
@@ -164,7 +180,9 @@ mod tests {
             let file = file(machine, form, has_symbols);
             let binary = Binary::parse(&*file).expect("an ELF file");
             assert_eq!(binary.exported(&NAMES).iter().all(Option::is_some), has_symbols);
-            let [_, read, close] = binary.go_functions(&NAMES);
+            let text = BASE + (HEADER + SEGMENT) as u64;
+            assert_eq!(functions_in_rust(&binary), if has_symbols { vec![text, text + 16] } else { Vec::new() });
+            let [_, read, close, ..] = binary.go_functions(&NAMES);
             let place = |offset: u64| (HEADER + SEGMENT) as u64 + offset;
             let (entry, leaves) = if machine == X86_64 { (6, 8) } else { (12, 12) };
             let found = |function: Option<tracer_userspace::source::binary::GoFunction>| function.map(|it| (it.entry, it.returns));

@@ -8,6 +8,9 @@
 mod code;
 mod pclntab;
 
+use std::fmt::Write;
+
+use memchr::memmem;
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader, SectionHeader, Sym, SymbolTable};
 use object::{Endian, Endianness, Object, ObjectSection, ReadRef, SectionIndex, SymbolIndex, elf};
 
@@ -19,6 +22,12 @@ const MAX_TABLE_BYTES: u64 = 256 << 20;
 
 /// The largest function that is gone through.
 const MAX_FUNCTION_BYTES: u64 = 64 << 10;
+
+/// Names of functions in Rust that are looked at: a program has some dozen with the wanted parts.
+const MAX_RUST_NAMES: usize = 1024;
+
+/// The longest such name, in the file and in the sources.
+const MAX_RUST_NAME_BYTES: usize = 1024;
 
 /// `moduledata.text`, in words: behind the header's address, six slices, and three addresses (Go 1.26, the first with that section).
 const MODULE_TEXT: u64 = 22 * 8;
@@ -66,6 +75,25 @@ impl<'data, R: ReadRef<'data>> Binary<'data, R> {
     /// every Go program needs to run. Nothing if one of them is not what it should be.
     pub fn go_functions<const N: usize>(&self, names: &[&str; N]) -> [Option<GoFunction>; N] {
         self.go_functions_if_any(names).unwrap_or([const { None }; N])
+    }
+
+    /// The functions in Rust that `pick` wants, with what it says of each: a function may stand in a file more than once. `pick` gets the name
+    /// as it stands in the sources; only those with `part` and one of `others` in them are shown to it.
+    pub fn rust_functions<T>(&self, part: &str, others: &[&str], mut pick: impl FnMut(&str) -> Option<T>) -> Vec<(T, Function)> {
+        let endian = self.elf.endian();
+        let table = self.elf.elf_symbol_table();
+        let Some(strings) = self.table(table.string_section()) else { return Vec::new() };
+        let part = memmem::Finder::new(part);
+        let others: Vec<_> = others.iter().map(memmem::Finder::new).collect();
+        let named = table.iter().filter_map(|symbol| {
+            let is_function = symbol.st_type() == elf::STT_FUNC && !symbol.is_undefined(endian);
+            let rest = strings.get(symbol.st_name(endian) as usize..).filter(|_| is_function)?;
+            let name = rest.get(..memchr::memchr(0, rest.get(..MAX_RUST_NAME_BYTES).unwrap_or(rest))?)?;
+            part.find(name).filter(|_| others.iter().any(|other| other.find(name).is_some()))?;
+            Some((std::str::from_utf8(name).ok()?, Function { address: symbol.st_value(endian), bytes: symbol.st_size(endian) }))
+        });
+        let picked = named.take(MAX_RUST_NAMES).filter_map(|(name, function)| Some((pick(&demangled(name)?)?, function)));
+        picked.collect()
     }
 
     fn go_functions_if_any<const N: usize>(&self, names: &[&str; N]) -> Option<[Option<GoFunction>; N]> {
@@ -247,6 +275,23 @@ impl<'data, R: ReadRef<'data>> Binary<'data, R> {
         self.offset(address.checked_add(bytes)?.checked_sub(1)?)?;
         self.elf.data().read_bytes_at(self.offset(address)?, bytes).ok()
     }
+}
+
+/// A name as it stands in the sources, without hashes. None if it is none of Rust, or one that grows too long: names refer to themselves.
+fn demangled(name: &str) -> Option<String> {
+    struct Bounded(String);
+    impl Write for Bounded {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            if self.0.len() + text.len() > MAX_RUST_NAME_BYTES {
+                return Err(std::fmt::Error);
+            }
+            self.0.push_str(text);
+            Ok(())
+        }
+    }
+    let mut bounded = Bounded(String::new());
+    write!(bounded, "{:#}", rustc_demangle::try_demangle(name).ok()?).ok()?;
+    Some(bounded.0)
 }
 
 /// Whether a name lies at a place of a table of names, each with a zero behind it.

@@ -125,6 +125,8 @@ struct Discovery {
     too_many: LruCache<(u32, u64), ()>,
     /// Programs that see what threads do with sockets: attached while there is a need.
     sockets_seen: SocketsSeen,
+    /// Whether the end of sockets was to be seen, as sessions of rustls need it.
+    sees_ends: bool,
     /// Takes what is to be detached.
     undertaker: Sender<Vec<UProbeLink>>,
     turn: Arc<Turn>,
@@ -174,6 +176,7 @@ impl Discovery {
             seen: LruCache::new(MAX_KNOWN),
             too_many: LruCache::new(MAX_KNOWN),
             sockets_seen: SocketsSeen::No,
+            sees_ends: false,
             undertaker,
             turn,
         }
@@ -197,6 +200,7 @@ impl Discovery {
                 continue;
             }
             self.tell_transport(&library, 0);
+            self.see_ends(&library);
             let (links, failed) = attach(&mut self.ebpf, &library, &file, None);
             if let Some(error) = failed {
                 warn!(path = %path.display(), error, "Not all of a TLS library can be seen into.");
@@ -274,6 +278,17 @@ impl Discovery {
                     }
                 };
             }
+        }
+    }
+
+    /// Looks at sockets that are closed, if sessions of this library end so.
+    fn see_ends(&mut self, library: &Library) {
+        if self.sees_ends || !library.ends_with_sockets() {
+            return;
+        }
+        self.sees_ends = true;
+        if let Err(error) = programs::attach_closed(&mut self.ebpf) {
+            info!(%error, "The end of sessions of rustls is not seen: they are taken to go on until their process ends, or the next one takes their place.");
         }
     }
 
@@ -377,6 +392,7 @@ impl Discovery {
             }
             let begun = Instant::now();
             self.tell_transport(&library, pid);
+            self.see_ends(&library);
             let (links, failed) = {
                 let _turn = self.turn.attach();
                 attach(&mut self.ebpf, &library, &file, NonZeroU32::new(pid))

@@ -10,6 +10,7 @@ use std::fs::File;
 use object::read::ReadCache;
 
 use super::programs::Probe;
+use super::rustls;
 use crate::source::binary::{Binary, GoFunction};
 
 /// A larger file is not looked into: symbols of that many bytes take too long to go through.
@@ -71,6 +72,11 @@ impl Library {
     pub(super) fn makes_tls(&self) -> bool {
         !self.places.is_empty()
     }
+
+    /// Whether its sessions say no end.
+    pub(super) fn ends_with_sockets(&self) -> bool {
+        self.places.iter().any(|place| place.probe == Probe::RustlsRead)
+    }
 }
 
 /// Looks into a file. An empty answer if it is no ELF file of 64 bits, or damaged, or has no TLS in it. `name` is the file's.
@@ -85,10 +91,11 @@ pub(super) fn look_into(file: File, name: &str) -> Library {
     places.extend(go(&binary));
     let (gnu_tls, transport) = gnu_tls(&binary);
     places.extend(gnu_tls);
+    places.extend(rustls::places(&binary));
     Library { places, transport }
 }
 
-type File64<'data> = Binary<'data, &'data ReadCache<File>>;
+pub(super) type File64<'data> = Binary<'data, &'data ReadCache<File>>;
 
 fn open_ssl(binary: &File64<'_>, name: &str) -> Vec<Place> {
     let names = OPENSSL.map(|(name, _)| name);

@@ -13,6 +13,7 @@ mod opaque;
 mod proc;
 mod programs;
 mod rights;
+mod rustls;
 mod translate;
 mod turn;
 

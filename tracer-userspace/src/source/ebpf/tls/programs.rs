@@ -49,10 +49,16 @@ pub(super) enum Probe {
     GoClient,
     GoServer,
     GoClose,
+    RustlsRead,
+    RustlsWrite,
+    RustlsWriteSlice,
+    RustlsReturn,
+    RustlsClient,
+    RustlsServer,
 }
 
 impl Probe {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 25] = [
         Self::Read,
         Self::Write,
         Self::ReadEx,
@@ -72,6 +78,12 @@ impl Probe {
         Self::GoClient,
         Self::GoServer,
         Self::GoClose,
+        Self::RustlsRead,
+        Self::RustlsWrite,
+        Self::RustlsWriteSlice,
+        Self::RustlsReturn,
+        Self::RustlsClient,
+        Self::RustlsServer,
     ];
 
     const fn program(self) -> &'static str {
@@ -95,6 +107,12 @@ impl Probe {
             Self::GoClient => "go_client",
             Self::GoServer => "go_server",
             Self::GoClose => "go_close",
+            Self::RustlsRead => "rustls_read",
+            Self::RustlsWrite => "rustls_write",
+            Self::RustlsWriteSlice => "rustls_write_slice",
+            Self::RustlsReturn => "rustls_return",
+            Self::RustlsClient => "rustls_client",
+            Self::RustlsServer => "rustls_server",
         }
     }
 }
@@ -104,6 +122,9 @@ const GO_ON: &str = "tls_go_on";
 
 /// Programs that see what threads do with sockets, and the kernel's places for them (Linux 6.3).
 const SOCKET_PROGRAMS: [(&str, &str); 2] = [("tls_socket_received", "sock_recv_length"), ("tls_socket_sent", "sock_send_length")];
+
+/// The program that sees sockets close, and the kernel's place for it.
+const CLOSED_PROGRAM: (&str, &str) = ("tls_socket_closed", "inet_sock_set_state");
 
 /// What takes their place before, and the kernel's functions for it: of each the first that there is.
 const TCP_PROGRAMS: [(&str, &[&str]); 2] =
@@ -120,8 +141,15 @@ pub(super) struct Link {
 }
 
 /// What can be done without: connections are found by listing sockets, too, and most sessions say theirs.
-const OPTIONAL: [&str; 6] =
-    [CONNECT_PROGRAMS[0], CONNECT_PROGRAMS[1], SOCKET_PROGRAMS[0].0, SOCKET_PROGRAMS[1].0, TCP_PROGRAMS[0].0, TCP_PROGRAMS[1].0];
+const OPTIONAL: [&str; 7] = [
+    CONNECT_PROGRAMS[0],
+    CONNECT_PROGRAMS[1],
+    SOCKET_PROGRAMS[0].0,
+    SOCKET_PROGRAMS[1].0,
+    TCP_PROGRAMS[0].0,
+    TCP_PROGRAMS[1].0,
+    CLOSED_PROGRAM.0,
+];
 
 /// The compiled-in object.
 pub(crate) fn object() -> Object {
@@ -131,7 +159,7 @@ pub(crate) fn object() -> Object {
 /// Names of all programs.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     let of_libraries = Probe::ALL.into_iter().map(Probe::program).chain([GO_ON]);
-    let of_sockets = SOCKET_PROGRAMS.map(|(name, _)| name).into_iter().chain(TCP_PROGRAMS.map(|(name, _)| name));
+    let of_sockets = SOCKET_PROGRAMS.map(|(name, _)| name).into_iter().chain(TCP_PROGRAMS.map(|(name, _)| name)).chain([CLOSED_PROGRAM.0]);
     of_libraries.chain(CONNECT_PROGRAMS).chain(of_sockets)
 }
 
@@ -155,7 +183,7 @@ pub(super) fn load(wanted_ring_bytes: u32) -> Result<Ebpf, StartError> {
     }
     // What is refused is told when it is to be attached.
     let told = |name, error| tracing::debug!(error = chain(&load::refused(name, error)), "What threads do with sockets is not seen so.");
-    for (name, _) in SOCKET_PROGRAMS {
+    for (name, _) in SOCKET_PROGRAMS.into_iter().chain([CLOSED_PROGRAM]) {
         tracepoint(&mut ebpf, name)?.load().unwrap_or_else(|error| told(name, error));
     }
     for (name, _) in TCP_PROGRAMS {
@@ -184,7 +212,7 @@ fn layout(description: &[u8]) -> Option<TlsConfig> {
         socket_sock: btf.member_offset("socket", "sk")?,
         has_layout: 1,
         sock_protocol: btf.member_offset("sock", "sk_protocol").unwrap_or(0),
-        reserved: 0,
+        sock_source_port: btf.member_offset("inet_sock", "inet_sport").unwrap_or(0),
     })
 }
 
@@ -226,6 +254,12 @@ pub(super) fn attach_sockets(ebpf: &mut Ebpf) -> Result<SocketLinks, StartError>
             attach_kprobes(ebpf).map(SocketLinks::Kprobes)
         }
     }
+}
+
+/// Attaches the program that sees sockets close, for as long as all programs are there.
+pub(super) fn attach_closed(ebpf: &mut Ebpf) -> Result<(), StartError> {
+    let (name, place) = CLOSED_PROGRAM;
+    tracepoint(ebpf, name)?.attach(place).map(drop).map_err(|error| load::refused(name, error))
 }
 
 fn attach_tracepoints(ebpf: &mut Ebpf) -> Result<Vec<RawTracePointLink>, StartError> {

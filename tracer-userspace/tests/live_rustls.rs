@@ -1,0 +1,235 @@
+//! Sessions of rustls in this process, seen into on this host's own kernel. Needs root and Linux 6.3; run by `cargo xtask test`.
+#![cfg(feature = "live")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on stops")]
+
+use std::collections::BTreeMap;
+use std::io::{IoSlice, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{self, ClientConfig, ClientConnection, ServerConfig, ServerConnection, StreamOwned};
+use tracer_userspace::source::ebpf::{LiveSource, Pacer, TlsConfig, TlsSource};
+use tracer_userspace::source::{CaptureEvent, Direction, EventKind};
+
+/// Threads that connect at once.
+const CLIENTS: u16 = 3;
+
+/// Connections of each, one after another: each session lies where the one before lay.
+const ROUNDS: u16 = 8;
+
+/// Messages of each second connection before it is moved to another place: a client that says who it is before it hands the stream on.
+const BEFORE_MOVE: usize = 2;
+
+/// How a message is handed to rustls: the sizes of the pieces that each call is given.
+const MESSAGES: [&[usize]; 9] = [
+    &[60],
+    &[61],
+    &[62],
+    &[4, 13, 500],
+    // More than the library keeps: it takes a part, and is given the rest.
+    &[100_000],
+    &[4, 0, 1, 20_000, 3],
+    &[16_384],
+    // More pieces than one program copies.
+    &[37; 41],
+    &[70_000, 30_000, 9],
+];
+
+/// Bytes of a message that say how long it is and whose, as requests of Kafka have it: Produce, version 9.
+fn message(len: usize, correlation: i32) -> Vec<u8> {
+    let mut bytes = i32::try_from(len - 4).unwrap().to_be_bytes().to_vec();
+    bytes.extend([0, 0, 0, 9]);
+    bytes.extend(correlation.to_be_bytes());
+    bytes.extend([0, 4]);
+    bytes.extend(b"test");
+    bytes.extend((0..251_u8).cycle().skip(bytes.len()).take(len - bytes.len()));
+    bytes
+}
+
+/// Writes pieces of these sizes, and what was not taken again.
+fn write(stream: &mut impl Write, bytes: &[u8], sizes: &[usize]) {
+    let mut rest = bytes;
+    let mut pieces = Vec::new();
+    for size in sizes {
+        let (piece, behind) = rest.split_at(*size);
+        pieces.push(IoSlice::new(piece));
+        rest = behind;
+    }
+    let mut pieces = pieces.as_mut_slice();
+    while !pieces.is_empty() {
+        let taken = if let [one] = pieces { stream.write(one).unwrap() } else { stream.write_vectored(pieces).unwrap() };
+        IoSlice::advance_slices(&mut pieces, taken);
+    }
+    stream.flush().unwrap();
+}
+
+type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+/// What a connection moved, both ways, by the client's port.
+type Streams = BTreeMap<u16, [Vec<u8>; 2]>;
+
+/// Answers each message with one of the same size, until the other end leaves.
+fn serve(mut stream: StreamOwned<ServerConnection, TcpStream>) {
+    let mut size = [0; 4];
+    for sizes in MESSAGES.iter().cycle() {
+        if stream.read_exact(&mut size).is_err() {
+            return;
+        }
+        let len = usize::try_from(i32::from_be_bytes(size)).unwrap();
+        stream.read_exact(&mut vec![0; len]).unwrap();
+        write(&mut stream, &answer(len + 4), sizes);
+    }
+}
+
+fn answer(len: usize) -> Vec<u8> {
+    let mut bytes = message(len, 7);
+    bytes.reverse();
+    bytes
+}
+
+/// One connection that says all messages, and is moved to another place behind the first so many; returns its port and what was moved.
+fn connect(slot: &mut Option<Box<Stream>>, port: u16, config: &Arc<ClientConfig>, before_move: usize) -> (u16, [Vec<u8>; 2]) {
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    socket.set_nodelay(true).unwrap();
+    let local = socket.local_addr().unwrap().port();
+    let mut session = ClientConnection::new(Arc::clone(config), "localhost".try_into().unwrap()).unwrap();
+    while session.is_handshaking() {
+        session.complete_io(&mut socket).unwrap();
+    }
+    // Hands were shaken elsewhere than where it stays.
+    let mut stream = StreamOwned::new(session, socket);
+    let mut moved = [Vec::new(), Vec::new()];
+    let mut messages = (0..).zip(MESSAGES);
+    say(&mut stream, messages.by_ref().take(before_move), &mut moved);
+    say(slot.insert(Box::new(stream)), messages, &mut moved);
+    *slot = None;
+    (local, moved)
+}
+
+fn say(stream: &mut Stream, messages: impl Iterator<Item = (i32, &'static [usize])>, moved: &mut [Vec<u8>; 2]) {
+    for (number, sizes) in messages {
+        let sent = message(sizes.iter().sum(), number);
+        write(stream, &sent, sizes);
+        let mut received = vec![0; sent.len()];
+        stream.read_exact(&mut received).unwrap();
+        assert_eq!(received, answer(sent.len()));
+        moved[0].extend(sent);
+        moved[1].extend(received);
+    }
+}
+
+fn configs() -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let certificate = CertificateDer::from_pem_slice(made.cert.pem().as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(made.signing_key.serialize_pem().as_bytes()).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let client = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().unwrap();
+    let server = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let server = server.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+    (Arc::new(client.with_root_certificates(roots).with_no_client_auth()), Arc::new(server))
+}
+
+/// What the source says of one end's sessions.
+#[derive(Default)]
+struct Said {
+    streams: Streams,
+    /// Where in a stream the bytes of a session begin: it is another one once it was moved.
+    begins: BTreeMap<(u64, bool), usize>,
+    /// How often one began that connected, and one that accepted.
+    begun: [u64; 2],
+    ends: u64,
+}
+
+impl Said {
+    fn take(&mut self, client: u16, event: &CaptureEvent<'_>) {
+        match event.kind {
+            EventKind::Open { direction: Direction::Sent, initiator, .. } => self.begun[usize::from(!initiator)] += 1,
+            EventKind::Open { .. } => {}
+            EventKind::Data { direction, position, bytes, missing_bytes } => {
+                assert_eq!(missing_bytes, 0);
+                let is_received = direction == Direction::Received;
+                let stream = &mut self.streams.entry(client).or_default()[usize::from(is_received)];
+                let begin = *self.begins.entry((event.socket.scope, is_received)).or_insert(stream.len());
+                assert_eq!(stream.len(), begin + position as usize, "port {client}");
+                stream.extend(bytes);
+            }
+            EventKind::Close { .. } => self.ends += 1,
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root and Linux 6.3: `cargo xtask test`"]
+fn all_that_sessions_of_rustls_move_is_seen_in_order_and_at_the_right_socket() {
+    let (client, server) = configs();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for socket in listener.incoming().map(Result::unwrap) {
+            let server = Arc::clone(&server);
+            thread::spawn(move || serve(StreamOwned::new(ServerConnection::new(server).unwrap(), socket)));
+        }
+    });
+    let libraries = vec![std::env::current_exe().unwrap()];
+    let config = TlsConfig { ports: vec![port], exclude_ports: vec![], libraries, brokers: false, ring_bytes: 32 << 20, cgroup_root: None };
+    let mut source = TlsSource::start(config).unwrap();
+    let mut pacer = Pacer::new(32 << 20);
+    let (mut clients, mut servers) = (Said::default(), Said::default());
+    let mut take = |event: CaptureEvent<'_>| {
+        if event.socket.peer.port() == port {
+            clients.take(event.socket.local.port(), &event);
+        } else {
+            servers.take(event.socket.peer.port(), &event);
+        }
+    };
+    let deadline = Instant::now() + Duration::from_mins(1);
+    // Programs are attached by a thread of the source.
+    while source.counts().unwrap().sessions == 0 {
+        assert!(Instant::now() < deadline, "nothing is seen");
+        connect(&mut None, port, &client, 0);
+        pacer.poll(&mut [&mut source], Duration::from_millis(20), &mut |_| ()).unwrap();
+    }
+    thread::sleep(Duration::from_millis(200));
+    pacer.poll(&mut [&mut source], Duration::from_millis(20), &mut |_| ()).unwrap();
+    let before = source.counts().unwrap();
+    let threads: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let client = Arc::clone(&client);
+            thread::spawn(move || {
+                let mut slot = None;
+                (0..ROUNDS).map(|round| connect(&mut slot, port, &client, if round % 2 == 0 { 0 } else { BEFORE_MOVE })).collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    while !threads.iter().all(thread::JoinHandle::is_finished) {
+        assert!(Instant::now() < deadline, "the connections do not end");
+        pacer.poll(&mut [&mut source], Duration::from_millis(20), &mut take).unwrap();
+    }
+    thread::sleep(Duration::from_millis(200));
+    pacer.poll(&mut [&mut source], Duration::from_millis(20), &mut take).unwrap();
+    let streams: Streams = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+    source.finish();
+    let counts = source.counts().unwrap();
+    println!("{counts:?}");
+    let (connections, moves) = (u64::from(CLIENTS * ROUNDS), u64::from(CLIENTS * ROUNDS / 2));
+    assert_eq!(streams.len() as u64, connections, "each has a port of its own");
+    for (port, [sent, received]) in &streams {
+        let [seen_sent, seen_received] = &clients.streams[port];
+        assert!(sent == seen_sent && received == seen_received, "the client at {port}: {} {} bytes", seen_sent.len(), seen_received.len());
+        let [seen_sent, seen_received] = &servers.streams[port];
+        assert!(received == seen_sent && sent == seen_received, "the server of {port}: {} {} bytes", seen_sent.len(), seen_received.len());
+    }
+    assert_eq!((clients.ends, servers.ends), (2 * (connections + moves), 2 * connections), "sockets that were closed, and moves");
+    assert_eq!((clients.begun, servers.begun), ([connections, 0], [0, connections]), "which end connected");
+    assert_eq!((counts.sessions - before.sessions, counts.joined_sessions), (2 * connections, before.joined_sessions + moves));
+    for (reason, count) in counts.lost_bytes.iter().chain(&counts.lost_events) {
+        assert_eq!(*count, 0, "{reason}");
+    }
+    assert_eq!(counts.opaque.iter().find(|(reason, _)| *reason == "untied"), Some(&("untied", 0)));
+}
