@@ -71,8 +71,11 @@ pub(crate) fn rustls_write_slice(ctx: ProbeContext) -> u32 {
 pub(crate) fn rustls_return(ctx: RetProbeContext) -> u32 {
     let Some(call) = programs::returned(&ctx) else { return 0 };
     let moved: u64 = ctx.ret();
-    // More than there was: that was another function.
-    if moved != 0 && moved <= call.bytes && moved <= MAX_BYTES {
+    if moved > call.bytes || moved > MAX_BYTES {
+        // That was another function.
+        return lost();
+    }
+    if moved != 0 {
         copy::moved(&ctx, call, moved as u32);
     }
     0
