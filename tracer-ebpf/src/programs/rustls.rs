@@ -15,6 +15,9 @@ use crate::{copy, descriptor, programs, session, thread};
 /// No process has memory below (`vm.mmap_min_addr`), and no record has room for as many bytes.
 const LEAST_ADDRESS: u64 = 0x1_0000;
 
+/// A process has no memory above.
+const ADDRESS_BITS: u32 = 56;
+
 /// No call moves more.
 const MAX_BYTES: u64 = 0x7fff_ffff;
 
@@ -53,17 +56,26 @@ pub(crate) fn rustls_write(ctx: ProbeContext) -> u32 {
         return begin(&ctx, &call(session, first, second, direction::SENT, Told::Long));
     }
     // `OutboundChunks::Multiple`, with the range of its bytes that is meant: all.
-    if pieces < LEAST_ADDRESS || second != 0 {
-        return lost();
+    if pieces >= LEAST_ADDRESS && pieces >> ADDRESS_BITS == 0 && second == 0 {
+        return begin(&ctx, &call(session, pieces, end, direction::SENT, Told::Pieces));
     }
-    begin(&ctx, &call(session, pieces, end, direction::SENT, Told::Pieces))
+    // A program may have an older library inside, too. Then its third argument is a length, where it is a word of 0 or 1 else.
+    match ctx.arg::<u64>(2) {
+        Some(2..=MAX_BYTES) => slice(&ctx),
+        _ => lost(),
+    }
 }
 
 /// `fn CommonState::send_appdata_encrypt(&mut self, payload: &[u8], ..) -> usize` (0.20 to 0.22).
 #[uprobe]
 pub(crate) fn rustls_write_slice(ctx: ProbeContext) -> u32 {
+    slice(&ctx)
+}
+
+#[inline(always)]
+fn slice(ctx: &ProbeContext) -> u32 {
     let (Some(session), Some(buffer), Some(bytes)) = (ctx.arg(0), ctx.arg(1), ctx.arg(2)) else { return 0 };
-    begin(&ctx, &call(session, buffer, bytes, direction::SENT, Told::Long))
+    begin(ctx, &call(session, buffer, bytes, direction::SENT, Told::Long))
 }
 
 /// The return of `send_appdata_encrypt`: how much was taken.
