@@ -3,13 +3,14 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use aya::maps::loaded_maps;
 use aya::programs::loaded_programs;
 use xtask::lab::{Client, Collector, KernelObjects, Language, Protocol, Scratch, Tracer, wait_for};
 
+use crate::accounting::check_part;
 use crate::stage::{self, Stage, endless};
 use crate::{daemon, turn};
 
@@ -102,5 +103,41 @@ fn without_root_it_says_what_is_missing_and_what_to_do() -> Result<()> {
     assert!(!output.status.success(), "it claims to run without rights");
     assert!(text.contains("root") && text.contains("CAP_"), "no word of what is missing:\n{text}");
     assert!(text.lines().count() <= 6 && !text.contains("panicked"), "more than one clear message:\n{text}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root, a broker and a Collector: `cargo xtask test`"]
+fn what_was_seen_is_sent_before_the_last_tls_library_is_let_go() -> Result<()> {
+    let _turn = turn();
+    let stage = Stage::secure("let-go")?;
+    let client = Client::ensure(Language::KafkaPython, stage.broker.distribution())?;
+    let library = client.tls_libraries()?.into_iter().next().context("no library")?;
+    let mut copies = Vec::new();
+    // The kernel waits for all CPUs with each function that programs are taken off.
+    for number in 0..4 {
+        let copy = stage.scratch.path().join(format!("libssl-{number}.so.3"));
+        fs::copy(&library, &copy)?;
+        copies.push(copy.display().to_string());
+    }
+    // Nothing is sent by itself in time.
+    let settings = [("KAFKA_TRACER_TLS_LIBRARIES", copies.join(",")), ("OTEL_BSP_SCHEDULE_DELAY", "600000".to_owned())];
+    let mut tracer = stage.tls_tracer(&settings.each_ref().map(|(name, value)| (*name, value.as_str())))?;
+    let topic = stage::topic(&stage.broker, "let-go")?;
+    let sent = client.produce(&stage.broker, stage.scratch.path(), &topic, &stage::few(&topic, 50))?.records()?;
+    assert!(stage.collector.spans()?.is_empty(), "spans were sent before the end");
+
+    let begun = Instant::now();
+    tracer.process().signal(rustix::process::Signal::TERM)?;
+    wait_for("all that was seen", Duration::from_secs(30), || {
+        let seen = check_part(&topic, "send", &sent, &stage.collector.spans()?)?;
+        Ok((seen.len() == sent.len()).then_some(()))
+    })?;
+    let seen_after = begun.elapsed();
+    let status = tracer.process().wait(Duration::from_mins(2))?;
+    let ended_after = begun.elapsed();
+    println!("all was sent {seen_after:?} after the signal; the daemon ended after {ended_after:?}");
+    assert!(status.success(), "{status}: {}", tracer.process().log());
+    assert!(seen_after * 2 < ended_after, "all was sent {seen_after:?} after the signal, and the daemon ended after {ended_after:?}");
     Ok(())
 }

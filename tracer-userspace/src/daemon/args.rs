@@ -174,7 +174,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "TIME", value_parser = time, env = "KAFKA_TRACER_DURATION", help_heading = "Limits")]
     pub duration: Option<Duration>,
 
-    /// How long ending may take, until what is not sent is given up: a number with ms, s, m or h
+    /// How long sending may take at the end, until what is not sent is given up: a number with ms, s, m or h
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time, env = "KAFKA_TRACER_SHUTDOWN_TIMEOUT", help_heading = "Limits")]
     pub shutdown_timeout: Duration,
 }

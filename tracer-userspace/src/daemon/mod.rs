@@ -1,5 +1,5 @@
 //! `kafka-tracer check`: what the daemon would find here. `kafka-tracer run`: the daemon. Supervises capture, the line and the exporters; starts them in order and ends them in
-//! order: detach, drain, flush.
+//! order: detach, drain, flush; what takes long to detach goes on meanwhile.
 //!
 //! In: [`RunArgs`], the environment, signals. Out: spans and metrics through `export`, a log on standard error, and how
 //! it ended. Live capture itself needs feature `live`.

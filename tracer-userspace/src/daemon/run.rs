@@ -304,8 +304,8 @@ impl Daemon {
         sources.finish();
         let counts = sources.counts();
         debug!(?counts, "What the sources handed over and lost.");
-        // Detach first: from here on the host pays nothing any more.
-        drop(sources);
+        // Detach first: the host pays no longer than it must. What of it takes long must not keep from the Collector what was seen.
+        let detaching = sources.detach();
         let finished = catch_unwind(AssertUnwindSafe(|| pipeline.finish(&mut teller)));
         if finished.is_err() {
             error!("Ending the line met a defect of the tracer. Please report it.");
@@ -321,6 +321,7 @@ impl Daemon {
         } else if !clean {
             warn!("The end came before everything was delivered.");
         }
+        drop(detaching);
         match (failed || finished.is_err(), clean) {
             (true, _) => Ended::Failed,
             (false, true) => Ended::Clean,

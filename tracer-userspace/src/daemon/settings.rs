@@ -58,7 +58,7 @@ pub struct Settings {
     pub tls_ring_bytes: u32,
     /// Priority of the capturing thread; 0 leaves it.
     pub nice: i32,
-    /// How long ending may take.
+    /// How long sending may take at the end.
     pub shutdown_timeout: Duration,
     /// End by itself after this time.
     pub duration: Option<Duration>,

@@ -56,6 +56,17 @@ impl Sources {
         }
     }
 
+    /// Takes the programs off. Those that see into encrypted connections may take long, since the kernel waits for all CPUs with each
+    /// of their functions: that goes on behind the result, which is dropped to wait for it.
+    pub fn detach(self) -> Detaching {
+        let Self { main, mut beside, .. } = self;
+        if let Some(beside) = &mut beside {
+            beside.detach();
+        }
+        drop(main);
+        Detaching(beside)
+    }
+
     /// Tells the kernel what became of a socket.
     ///
     /// # Errors
@@ -112,6 +123,10 @@ impl Sources {
         self.main.run_time().into_iter().chain(beside).collect()
     }
 }
+
+/// Programs that are being taken off; dropped, it waits until none is left.
+#[derive(Debug)]
+pub struct Detaching(#[expect(dead_code, reason = "dropped to wait")] Option<TlsSource>);
 
 /// What the running sources need, beyond reading what the kernel hands over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -150,6 +150,11 @@ impl TlsSource {
         self.order(Order::Plain(socket.local, socket.peer));
     }
 
+    /// Has its threads take the programs off and end. Nobody waits for it yet.
+    pub fn detach(&mut self) {
+        self.orders = None;
+    }
+
     fn order(&self, order: Order) {
         if let Some(orders) = &self.orders {
             // A thread that is gone has said why.
@@ -266,7 +271,7 @@ impl LiveSource for TlsSource {
 
 impl Drop for TlsSource {
     fn drop(&mut self) {
-        self.orders = None;
+        self.detach();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
