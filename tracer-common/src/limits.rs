@@ -40,6 +40,9 @@ pub const WALK_BLOCKS: u32 = 16;
 /// Programs that can follow one another (`MAX_TAIL_CALL_CNT` of the oldest kernels is 32): 8 MiB of one call.
 pub const MAX_WALKS: u32 = 31;
 
+/// Pieces of a call into a TLS library that are looked at for a request's head.
+pub const HEAD_PIECES: u32 = 8;
+
 /// TLS sessions that are known at once; the one that was used longest ago is forgotten.
 pub const MAX_SESSIONS: u32 = 16_384;
 

@@ -72,8 +72,11 @@ pub struct Session {
     pub first_ns: u64,
     /// When its last call began, likewise.
     pub last_ns: u64,
+    /// The first bytes of a call in pieces ([`Told::Pieces`]), while it is judged: more room than a request's head takes, since the verifier
+    /// believes sizes by their powers of two.
+    pub head: [u8; 32],
 }
-const _: () = assert!(size_of::<Session>() == 112);
+const _: () = assert!(size_of::<Session>() == 144);
 
 /// A process that has sessions whose objects do not say their sockets.
 #[repr(C)]
@@ -163,6 +166,9 @@ pub enum Told {
     /// It returns a `usize`; what it is given lies in pieces, each told by two words: where it is, and how long.
     Pieces = 5,
 }
+
+/// Bytes of the two words that tell of a piece ([`Told::Pieces`]).
+pub const PIECE_BYTES: u64 = 16;
 
 /// Where a session's object has its socket.
 #[repr(u32)]

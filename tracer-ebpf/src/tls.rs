@@ -6,6 +6,12 @@
 #![no_std]
 #![no_main]
 
+/// Runs a block once for each of the tokens: the oldest kernels verify no loops.
+macro_rules! times {
+    ($block:block;) => {};
+    ($block:block; $first:tt $($rest:tt)*) => { $block times!($block; $($rest)*) };
+}
+
 #[path = "tls/copy.rs"]
 mod copy;
 mod counts;

@@ -8,17 +8,11 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated};
 use tracer_common::counter::Counter;
 use tracer_common::event::{DataEvent, Kind, direction};
 use tracer_common::limits::{BLOCK_BYTES, BLOCK_SHIFT, CALL_BLOCKS, MAX_WALKS, WALK_BLOCKS};
-use tracer_common::tls::{Call, Told, Walk};
+use tracer_common::tls::{Call, PIECE_BYTES, Told, Walk};
 
 use crate::maps::{GO_ON, WALKS};
 use crate::transport::{Way, emit};
 use crate::{descriptor, session};
-
-/// Runs a block once for each of the tokens: the oldest kernels verify no loops.
-macro_rules! times {
-    ($block:block;) => {};
-    ($block:block; $first:tt $($rest:tt)*) => { $block times!($block; $($rest)*) };
-}
 
 /// A call of a session moved `bytes` bytes of plaintext, at least one. Returns only if nothing is left to copy.
 #[inline(always)]
@@ -113,7 +107,7 @@ fn begin_piece(walk: &mut Walk, way: Way) {
     walk.left = if bytes < u64::from(walk.behind) { bytes as u32 } else { walk.behind };
     walk.behind = walk.behind.wrapping_sub(walk.left);
     walk.buffer = buffer;
-    walk.piece = walk.piece.wrapping_add(16);
+    walk.piece = walk.piece.wrapping_add(PIECE_BYTES);
     way.counts.add(Counter::Events, events(walk.left));
 }
 

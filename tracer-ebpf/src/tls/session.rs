@@ -1,14 +1,18 @@
 //! What is known of a session: made when it is first seen, tied to its socket, judged, told.
 
+use core::hint::black_box;
+
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id, generated};
 use tracer_common::config::PortRule;
 use tracer_common::counter::Counter;
 use tracer_common::event::{EventHeader, Head, Kind as EventKind, OpenEvent, direction, flag as event_flag, opening};
 use tracer_common::judge;
-use tracer_common::limits::{HEAD_BYTES, MAX_CONFLICTS, MAX_JUDGED_CALLS, WITNESSES, WITNESSES_IF_MIXED, WITNESSES_OF_SEVERAL};
+use tracer_common::limits::{
+    HEAD_BYTES, HEAD_PIECES, MAX_CONFLICTS, MAX_JUDGED_CALLS, WITNESSES, WITNESSES_IF_MIXED, WITNESSES_OF_SEVERAL,
+};
 use tracer_common::socket::State;
-use tracer_common::tls::{Call, OwnedKey, Session, SessionKey, flag};
+use tracer_common::tls::{Call, OwnedKey, PIECE_BYTES, Session, SessionKey, Told, flag};
 use tracer_common::verdict;
 
 use crate::maps::{OWNERS, PORTS, SESSIONS, TLS_CONFIG, VERDICTS};
@@ -303,15 +307,54 @@ fn judge(session: &mut Session, call: &Call, bytes: u32) {
         }
     }
     session.judged += 1;
-    if bytes >= HEAD_BYTES
-        && let Some(head) = descriptor::user::<[u8; HEAD_BYTES as usize]>(call.buffer)
-        && judge::is_request_head(&head, bytes)
-    {
+    if bytes >= HEAD_BYTES && head(session, call).is_some_and(|head| judge::is_request_head(&head, bytes)) {
         session.state = State::Candidate as u32;
     } else if session.judged >= MAX_JUDGED_CALLS {
         session.state = State::Ignored as u32;
     }
 }
+
+/// The first bytes of a call that has as many.
+#[inline(always)]
+fn head(session: &mut Session, call: &Call) -> Option<[u8; HEAD_BYTES as usize]> {
+    if call.told == Told::Pieces as u32 {
+        return gather(session, call.buffer);
+    }
+    descriptor::user(call.buffer)
+}
+
+/// The same of a call in pieces. None if they lie in more of them than are looked at.
+#[inline(always)]
+fn gather(session: &mut Session, pieces: u64) -> Option<[u8; HEAD_BYTES as usize]> {
+    let (mut gathered, mut piece) = (0, pieces.wrapping_sub(PIECE_BYTES));
+    times!({
+        if gathered < HEAD_BYTES {
+            piece = piece.wrapping_add(PIECE_BYTES);
+            let [buffer, bytes] = descriptor::user::<[u64; 2]>(piece)?;
+            if bytes != 0 {
+                // The masks are the verifier's proof: at most 15 bytes before, at most 16 behind them, in 32. `black_box` keeps the compiler,
+                // which knows better, from leaving them out.
+                let at = black_box(gathered) & 15;
+                let room = HEAD_BYTES.wrapping_sub(at);
+                let wanted = if bytes < u64::from(room) { bytes as u32 } else { room };
+                let len = (black_box(wanted).wrapping_sub(1) & 15) + 1;
+                // SAFETY: `at + len` is at most 31.
+                #[expect(unsafe_code, reason = "a helper that writes into the map value")]
+                let failed = unsafe {
+                    let to = session.head.as_mut_ptr().add(at as usize);
+                    generated::bpf_probe_read_user(to.cast(), len, buffer as *const _)
+                };
+                if failed != 0 {
+                    return None;
+                }
+                gathered = at + len;
+            }
+        }
+    }; a b c d e f g h);
+    if gathered < HEAD_BYTES { None } else { session.head.first_chunk().copied() }
+}
+
+const _: () = assert!(HEAD_PIECES == 8, "as many as the macro is told above");
 
 /// Fills the header of an event of the session.
 #[inline(always)]
