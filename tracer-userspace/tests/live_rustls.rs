@@ -5,14 +5,14 @@
 use std::collections::BTreeMap;
 use std::io::{IoSlice, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ClientConfig, ClientConnection, ServerConfig, ServerConnection, Stream, StreamOwned};
-use tracer_userspace::source::ebpf::{LiveSource, Pacer, TlsConfig, TlsSource};
+use tracer_userspace::source::ebpf::{LiveSource, Pacer, SourceCounts, TlsConfig, TlsSource};
 use tracer_userspace::source::{CaptureEvent, Direction, EventKind};
 
 /// Threads that connect at once.
@@ -170,9 +170,21 @@ impl Said {
     }
 }
 
+/// Sees into this process.
+fn start(port: u16, unseen_after: Duration) -> TlsSource {
+    let libraries = vec![std::env::current_exe().unwrap()];
+    let (ports, exclude_ports) = (vec![port], vec![]);
+    TlsSource::start(TlsConfig { ports, exclude_ports, libraries, brokers: false, ring_bytes: 32 << 20, cgroup_root: None, unseen_after })
+        .unwrap()
+}
+
+/// Held by a test while it runs: each sees into this process, with all of its sessions.
+static TURN: Mutex<()> = Mutex::new(());
+
 #[test]
 #[ignore = "needs root and uprobes: `cargo xtask test`"]
 fn all_that_sessions_of_rustls_move_is_seen_in_order_and_at_the_right_socket() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let (client, server) = configs();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -182,9 +194,7 @@ fn all_that_sessions_of_rustls_move_is_seen_in_order_and_at_the_right_socket() {
             thread::spawn(move || serve(StreamOwned::new(ServerConnection::new(server).unwrap(), socket)));
         }
     });
-    let libraries = vec![std::env::current_exe().unwrap()];
-    let config = TlsConfig { ports: vec![port], exclude_ports: vec![], libraries, brokers: false, ring_bytes: 32 << 20, cgroup_root: None };
-    let mut source = TlsSource::start(config).unwrap();
+    let mut source = start(port, TlsConfig::UNSEEN_AFTER);
     let mut pacer = Pacer::new(32 << 20);
     let (mut clients, mut servers) = (Said::default(), Said::default());
     let mut take = |event: CaptureEvent<'_>| {
@@ -238,4 +248,59 @@ fn all_that_sessions_of_rustls_move_is_seen_in_order_and_at_the_right_socket() {
     for (reason, count) in counts.lost_bytes.iter().chain(&counts.lost_events) {
         assert_eq!(*count, 0, "{reason}");
     }
+}
+
+/// A session that says one message, which goes to no socket.
+fn say_to_nobody() -> ClientConnection {
+    let (client, server) = configs();
+    let mut client = ClientConnection::new(client, "localhost".try_into().unwrap()).unwrap();
+    let mut server = ServerConnection::new(server).unwrap();
+    while client.is_handshaking() || server.is_handshaking() {
+        let (mut asked, mut answered) = (Vec::new(), Vec::new());
+        client.write_tls(&mut asked).unwrap();
+        server.write_tls(&mut answered).unwrap();
+        while !asked.is_empty() && server.read_tls(&mut asked.as_slice()).unwrap() != asked.len() {}
+        while !answered.is_empty() && client.read_tls(&mut answered.as_slice()).unwrap() != answered.len() {}
+        server.process_new_packets().unwrap();
+        client.process_new_packets().unwrap();
+    }
+    client.writer().write_all(&message(60, 1)).unwrap();
+    client
+}
+
+/// Takes what a source says until something holds.
+fn poll_until(source: &mut TlsSource, what: &str, mut holds: impl FnMut(&SourceCounts) -> bool) {
+    let mut pacer = Pacer::new(32 << 20);
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while !holds(&source.counts().unwrap()) {
+        assert!(Instant::now() < deadline, "{what}: {:?}", source.counts().unwrap());
+        pacer.poll(&mut [source], Duration::from_millis(20), &mut |_| ()).unwrap();
+    }
+}
+
+fn unseen(counts: &SourceCounts) -> u64 {
+    counts.opaque.iter().find(|(reason, _)| *reason == "unseen").map_or(0, |(_, count)| *count)
+}
+
+#[test]
+#[ignore = "needs root and uprobes: `cargo xtask test`"]
+fn a_connection_of_which_nothing_is_seen_is_counted_unless_a_session_without_a_socket_may_be_its_own() {
+    const UNSEEN_AFTER: Duration = Duration::from_secs(2);
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let connect = || (TcpStream::connect(("127.0.0.1", port)).unwrap(), listener.accept().unwrap());
+    let mut source = start(port, UNSEEN_AFTER);
+    let _first = connect();
+    poll_until(&mut source, "the first connection", |counts| unseen(counts) == 1);
+    let _session = say_to_nobody();
+    poll_until(&mut source, "the session", |counts| counts.events > 0);
+    let (_second, _third) = (connect(), connect());
+    let begun = Instant::now();
+    poll_until(&mut source, "one of the others", |counts| unseen(counts) > 1);
+    // Sockets are listed once a second.
+    poll_until(&mut source, "time goes on", |_| begun.elapsed() > 2 * UNSEEN_AFTER + Duration::from_secs(1));
+    let counts = source.counts().unwrap();
+    println!("{counts:?}");
+    assert_eq!(unseen(&counts), 2, "the session may be one of them");
 }

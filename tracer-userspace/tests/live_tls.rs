@@ -24,8 +24,15 @@ fn record(who: &str) -> (Said, u64) {
         path
     });
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let config =
-        TlsConfig { ports: vec![port], exclude_ports: vec![], libraries: vec![], brokers: false, ring_bytes: 32 << 20, cgroup_root: None };
+    let config = TlsConfig {
+        ports: vec![port],
+        exclude_ports: vec![],
+        libraries: vec![],
+        brokers: false,
+        ring_bytes: 32 << 20,
+        cgroup_root: None,
+        unseen_after: TlsConfig::UNSEEN_AFTER,
+    };
     let mut source = TlsSource::start(config).unwrap();
     let mut pacer = Pacer::new(32 << 20);
     let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/live/for_one_another.py");

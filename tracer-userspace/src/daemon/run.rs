@@ -157,6 +157,7 @@ impl Capture {
             brokers: args.sides != SidesArg::Client,
             ring_bytes: settings.tls_ring_bytes,
             cgroup_root: args.cgroup.clone(),
+            unseen_after: TlsConfig::UNSEEN_AFTER,
         });
         let (deadline, nice, duration) = (settings.shutdown_timeout, settings.nice, settings.duration);
         let pipeline = settings.pipeline.clone();

@@ -31,6 +31,7 @@ fn the_sockets_of_sessions_over_memory_are_found() {
         brokers: true,
         ring_bytes: 8 << 20,
         cgroup_root: None,
+        unseen_after: TlsConfig::UNSEEN_AFTER,
     };
     let mut recorder = Recorder::of(TlsSource::start(config).unwrap());
     let mut talking = Command::new(std::env::current_exe().unwrap())

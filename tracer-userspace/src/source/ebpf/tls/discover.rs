@@ -25,6 +25,7 @@ use tracing::{debug, info, warn};
 
 use super::library::{Library, look_into};
 use super::mapped::{self, Mapped};
+use super::patience::{self, SeenInto};
 use super::programs::{self, Link, SocketLinks};
 use super::turn::Turn;
 use super::{TlsConfig, opaque};
@@ -54,12 +55,6 @@ const MAX_KNOWN: usize = 65_536;
 /// How long what threads do with sockets is looked at after somebody connected, or came with a session whose object does not say its socket.
 const UNTIED_LINGER: Duration = Duration::from_mins(1);
 
-/// How long a connection may be there before it is told that nothing can be seen of it.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// The same where its process has a TLS library that is seen into: it may be idle, and be seen with its next call.
-const PATIENCE_WITH_LIBRARY: Duration = Duration::from_mins(1);
-
 /// What the thread is told.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Order {
@@ -69,17 +64,19 @@ pub(super) enum Order {
     Plain(SocketAddr, SocketAddr),
     /// This connection is seen into.
     Seen(SocketAddr, SocketAddr),
-    /// A session of this process came whose object does not say its socket.
-    Untied(u32),
+    /// A session came whose object does not say its socket.
+    Untied,
 }
 
-/// What the thread counts.
+/// What the threads tell each other: this one counts.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     /// Connections of which nothing can be seen, by reason.
     pub(super) opaque: Vec<(&'static str, u64)>,
     /// Processes that were looked into and are gone.
     pub(super) gone: Vec<u32>,
+    /// How many sessions without a socket each process has. Written by the thread that reads.
+    pub(super) untied: HashMap<u32, usize>,
 }
 
 /// Shared with the thread that reads.
@@ -97,8 +94,6 @@ struct Process {
     /// Mapped files that were looked at, by device and inode as the kernel lists them.
     files: HashSet<(String, u64)>,
     has_library: bool,
-    /// It had a session whose object does not say its socket: those that are never tied are counted by themselves.
-    has_untied: bool,
     last_wanted: Instant,
 }
 
@@ -248,12 +243,7 @@ impl Discovery {
                 // A broker that answers on one port in plain and encrypted form is none; but addresses are given anew.
                 self.plain_brokers.remove(&peer);
             }
-            Order::Untied(pid) => {
-                self.see_sockets();
-                if let Some(process) = self.processes.get_mut(&pid) {
-                    process.has_untied = true;
-                }
-            }
+            Order::Untied => self.see_sockets(),
         }
     }
 
@@ -306,18 +296,26 @@ impl Discovery {
                 self.sockets.insert(inode, Held { holders, since: now, is_told: false });
             }
         }
+        // Those of which nothing was seen or told, and their ages, by process.
+        let mut dark: HashMap<u32, Vec<(Socket, Duration)>> = HashMap::new();
         for socket in current {
             if self.plain.peek(&(socket.local, socket.peer)).is_some() {
                 continue;
             }
             let Some(held) = self.sockets.get(&socket.inode) else { continue };
-            let is_due = held.since.elapsed() >= PATIENCE && !held.is_told;
-            for pid in held.holders.clone() {
+            let (holders, age, is_told) = (held.holders.clone(), held.since.elapsed(), held.is_told);
+            if let Some(pid) = holders.first()
+                && !is_told
+                && self.seen.peek(&(socket.local, socket.peer)).is_none()
+            {
+                dark.entry(*pid).or_default().push((socket, age));
+            }
+            for pid in holders {
                 self.look_into(pid);
             }
-            if is_due && self.seen.peek(&(socket.local, socket.peer)).is_none() {
-                self.tell_opaque(&socket);
-            }
+        }
+        for (pid, connections) in dark {
+            self.tell_opaque(pid, &connections);
         }
         self.take_off(now);
     }
@@ -361,7 +359,6 @@ impl Discovery {
             links: Vec::new(),
             files: HashSet::new(),
             has_library: false,
-            has_untied: false,
             last_wanted: now,
         });
         process.last_wanted = now;
@@ -455,19 +452,21 @@ impl Discovery {
         self.lock(|found| found.gone.push(pid));
     }
 
-    /// Nothing can be seen of a connection: says why, once, and counts it.
-    fn tell_opaque(&mut self, socket: &Socket) {
-        let Some(held) = self.sockets.get_mut(&socket.inode) else { return };
-        let Some(&pid) = held.holders.first() else {
-            held.is_told = true;
-            return;
-        };
-        let process = self.processes.get(&pid).filter(|process| process.has_library);
-        if process.is_some_and(|process| process.has_untied || held.since.elapsed() < PATIENCE_WITH_LIBRARY) {
-            return;
+    /// Nothing was seen of these connections of a process: says why, once, and counts them, when they are due.
+    fn tell_opaque(&mut self, pid: u32, connections: &[(Socket, Duration)]) {
+        let has_library = self.processes.get(&pid).is_some_and(|process| process.has_library);
+        let untied = self.lock(|found| found.untied.get(&pid).copied().unwrap_or(0));
+        let seen_into = has_library.then_some(SeenInto { patience: self.config.unseen_after, untied });
+        for index in patience::due(connections.iter().map(|(_, age)| *age), seen_into) {
+            let Some((socket, _)) = connections.get(index) else { continue };
+            if let Some(held) = self.sockets.get_mut(&socket.inode) {
+                held.is_told = true;
+            }
+            self.say_opaque(pid, socket, if has_library { "unseen" } else { opaque::reason(pid) });
         }
-        held.is_told = true;
-        let reason = if process.is_some() { "unseen" } else { opaque::reason(pid) };
+    }
+
+    fn say_opaque(&self, pid: u32, socket: &Socket, reason: &'static str) {
         self.tell(pid, reason);
         let name = lossy(format!("/proc/{pid}/comm")).unwrap_or_default();
         let name = name.trim_end();
@@ -502,7 +501,7 @@ impl Discovery {
         }
     }
 
-    fn tell(&mut self, pid: u32, reason: &'static str) {
+    fn tell(&self, pid: u32, reason: &'static str) {
         debug!(pid, reason, "A connection cannot be seen into.");
         self.lock(|found| match found.opaque.iter_mut().find(|(known, _)| *known == reason) {
             Some((_, count)) => *count += 1,
@@ -510,8 +509,8 @@ impl Discovery {
         });
     }
 
-    fn lock(&self, with: impl FnOnce(&mut Found)) {
-        with(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner));
+    fn lock<T>(&self, with: impl FnOnce(&mut Found) -> T) -> T {
+        with(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -10,6 +10,7 @@ mod discover;
 mod library;
 mod mapped;
 mod opaque;
+mod patience;
 mod proc;
 mod programs;
 mod rights;
@@ -77,6 +78,13 @@ pub struct TlsConfig {
     pub ring_bytes: u32,
     /// Root of the cgroup v2 hierarchy; None finds it.
     pub cgroup_root: Option<PathBuf>,
+    /// How long nothing may be seen of a connection before it is counted as `unseen`, in a process with a TLS library that is seen into.
+    pub unseen_after: Duration,
+}
+
+impl TlsConfig {
+    /// The daemon's [`Self::unseen_after`].
+    pub const UNSEEN_AFTER: Duration = Duration::from_mins(1);
 }
 
 /// The running programs and the reader's end of their ring.
@@ -155,6 +163,11 @@ impl TlsSource {
         self.orders = None;
     }
 
+    fn tell_untied(&self) {
+        let untied = self.translator.untied();
+        lock(&self.shared).untied = untied;
+    }
+
     fn order(&self, order: Order) {
         if let Some(orders) = &self.orders {
             // A thread that is gone has said why.
@@ -170,7 +183,7 @@ impl LiveSource for TlsSource {
 
     fn drain(&mut self, sink: &mut dyn FnMut(CaptureEvent<'_>)) -> Result<Polled, SourceError> {
         let mut polled = Polled::default();
-        let mut notes = Vec::new();
+        let (mut notes, mut has_untied) = (Vec::new(), false);
         while polled.events < MAX_EVENTS_PER_LOOK
             && let Some(event) = self.ring.next()
         {
@@ -185,8 +198,15 @@ impl LiveSource for TlsSource {
                 Note::None => {}
                 Note::Connects(pid, broker) => self.order(Order::Look(pid, broker)),
                 Note::Tied(local, peer) => self.order(Order::Seen(local, peer)),
-                Note::Untied(pid) => self.order(Order::Untied(pid)),
+                Note::Untied => {
+                    has_untied = true;
+                    self.order(Order::Untied);
+                }
             }
+        }
+        if has_untied {
+            // At once: what is said of a session may be all that is seen of a connection that is to be told as unseen.
+            self.tell_untied();
         }
         // After what they said last.
         if !polled.is_cut && !self.gone.is_empty() {
@@ -212,6 +232,7 @@ impl LiveSource for TlsSource {
         self.offset = Offset::measure();
         self.translator.expire(clock::boot_ns());
         self.gone.append(&mut lock(&self.shared).gone);
+        self.tell_untied();
     }
 
     fn finish(&mut self) {

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use hashlink::LruCache;
@@ -53,8 +54,8 @@ pub(super) enum Note {
     Connects(u32, SocketAddr),
     /// A session's socket is known now.
     Tied(SocketAddr, SocketAddr),
-    /// A session of this process is new, and its socket is not known.
-    Untied(u32),
+    /// A session is new, and its socket is not known.
+    Untied,
 }
 
 /// State between events.
@@ -100,6 +101,15 @@ impl Translator {
     /// Bytes that wait for their session's socket, as they are counted, and as they are.
     pub(super) fn waiting_bytes(&self) -> (usize, usize) {
         (self.waiting_bytes, self.sessions.iter().map(|(_, session)| session.waiting_bytes()).sum())
+    }
+
+    /// How many sessions each process has whose socket is not known, given up or not.
+    pub(super) fn untied(&self) -> HashMap<u32, usize> {
+        let mut untied = HashMap::new();
+        for (_, session) in self.sessions.iter().filter(|(_, session)| session.key.is_none()) {
+            *untied.entry(session.pid).or_default() += 1;
+        }
+        untied
     }
 
     /// The process that has a session.
@@ -213,7 +223,7 @@ impl Translator {
                 let session = Session { pid: header.pid, key, first_ns: header.boot_ns, is_whole, ..Session::default() };
                 self.forget_oldest_for_room();
                 self.sessions.insert(header.cookie, session);
-                let Some(key) = key else { return Note::Untied(header.pid) };
+                let Some(key) = key else { return Note::Untied };
                 self.seen.count(is_whole);
                 Note::Tied(key.local, key.peer)
             }
@@ -400,7 +410,7 @@ mod tests {
     fn a_session_without_a_socket_waits_for_it() {
         let mut translator = Translator::new();
         for (event, note) in
-            [(open(flag::UNTIED), Note::Untied(7)), (data(0, flag::UNTIED, b"ab"), Note::None), (data(2, flag::UNTIED, b"c"), Note::None)]
+            [(open(flag::UNTIED), Note::Untied), (data(0, flag::UNTIED, b"ab"), Note::None), (data(2, flag::UNTIED, b"c"), Note::None)]
         {
             assert_eq!(push(&mut translator, &event), (vec![], note));
         }
@@ -438,6 +448,21 @@ mod tests {
             assert!(translator.waiting_bytes <= MAX_WAITING_BYTES);
         }
         assert_eq!(translator.seen().untied, 1);
+    }
+
+    #[test]
+    fn a_session_without_a_socket_is_its_process_s_until_it_is_tied_or_ends() {
+        let mut translator = Translator::new();
+        let mut untied_after = |event: &[u8]| {
+            push(&mut translator, event);
+            translator.expire(1 + WAIT_NS);
+            translator.untied().get(&7).copied().unwrap_or(0)
+        };
+        assert_eq!(untied_after(&data(0, flag::UNTIED, b"ab")), 1, "given up, and there still");
+        assert_eq!(untied_after(&data(2, 0, b"c")), 0);
+        let another = |event| EventHeader { cookie: SESSION + 1, len: 0, direction: direction::RECEIVED, ..event };
+        assert_eq!(untied_after(&raw(&another(header(Kind::Data, 0, flag::UNTIED)), b"")), 1);
+        assert_eq!(untied_after(&raw(&another(header(Kind::Close, 0, flag::UNTIED)), b"")), 0);
     }
 
     #[test]
