@@ -72,11 +72,23 @@ pub struct Session {
     pub first_ns: u64,
     /// When its last call began, likewise.
     pub last_ns: u64,
-    /// The first bytes of a call in pieces ([`Told::Pieces`]), while it is judged: more room than a request's head takes, since the verifier
-    /// believes sizes by their powers of two.
-    pub head: [u8; 32],
+    /// By [`crate::event::direction`].
+    pub halves: [Half; 2],
 }
-const _: () = assert!(size_of::<Session>() == 144);
+const _: () = assert!(size_of::<Session>() == 192);
+
+/// First bytes of one direction, gathered over calls that are shorter than a request's head, and over the pieces of a call ([`Told::Pieces`]).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Half {
+    /// Position after the last call that was judged.
+    pub next: u32,
+    /// How many bytes are gathered of the calls before the one that is judged, and of it while it is.
+    pub len: u32,
+    /// The bytes; only the first 14 are ever used. The verifier wants room for what could follow the fifteenth.
+    pub bytes: [u8; 32],
+}
+const _: () = assert!(size_of::<Half>() == 40);
 
 /// A process that has sessions whose objects do not say their sockets.
 #[repr(C)]

@@ -2,7 +2,7 @@
 #![cfg(feature = "live")]
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on stops")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IoSlice, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +19,7 @@ use tracer_userspace::source::{CaptureEvent, Direction, EventKind};
 const CLIENTS: u16 = 3;
 
 /// Connections of each, one after another: each session lies where the one before lay.
-const ROUNDS: u16 = 10;
+const ROUNDS: u16 = 20;
 
 /// Messages of each second connection before it is moved to another place: a client that says who it is before it hands the stream on.
 const BEFORE_MOVE: usize = 2;
@@ -41,7 +41,7 @@ const MESSAGES: [&[usize]; 10] = [
     &[1, 2, 0, 1, 3, 4, 0, 60],
 ];
 
-/// Which of them a connection says first: of a session whose socket is not known yet, the first call has to be taken for Kafka's, in pieces too.
+/// Which of them a connection says first: of a session whose socket is not known yet, the first bytes have to be taken for Kafka's, in pieces too.
 const FIRST: [usize; 5] = [0, 3, 5, 7, 9];
 
 /// Bytes of a message that say how long it is and whose, as requests of Kafka have it: Produce, version 9.
@@ -55,7 +55,7 @@ fn message(len: usize, correlation: i32) -> Vec<u8> {
     bytes
 }
 
-/// Writes pieces of these sizes, and what was not taken again. A [`StreamOwned`] would hand on the first of several pieces alone.
+/// Writes pieces of these sizes, and what was not taken again.
 fn write(mut stream: impl Write, bytes: &[u8], sizes: &[usize]) {
     let mut rest = bytes;
     let mut pieces = Vec::new();
@@ -94,12 +94,24 @@ fn answer(len: usize) -> Vec<u8> {
     bytes
 }
 
-/// One connection that says all messages, from one of [`FIRST`] on, and in each second round is moved to another place behind the first so many;
-/// returns its port and what was moved.
+/// What a connection moved is known by its port: none gets one that another had, as the kernel would give it over loopback a second after the
+/// other was closed (`net.ipv4.tcp_tw_reuse`).
+fn connect_from_a_new_port(port: u16) -> (TcpStream, u16) {
+    static PORTS: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let local = socket.local_addr().unwrap().port();
+        if PORTS.lock().unwrap().insert(local) {
+            return (socket, local);
+        }
+    }
+}
+
+/// One connection that says all messages, from one of [`FIRST`] on; in each second round it is moved to another place behind the first so many, and
+/// in the later half of them each piece is written by a call of its own. Returns its port and what was moved.
 fn connect(slot: &mut Option<Box<Client>>, port: u16, config: &Arc<ClientConfig>, round: u16) -> (u16, [Vec<u8>; 2]) {
-    let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let (mut socket, local) = connect_from_a_new_port(port);
     socket.set_nodelay(true).unwrap();
-    let local = socket.local_addr().unwrap().port();
     let mut session = ClientConnection::new(Arc::clone(config), "localhost".try_into().unwrap()).unwrap();
     while session.is_handshaking() {
         session.complete_io(&mut socket).unwrap();
@@ -110,16 +122,22 @@ fn connect(slot: &mut Option<Box<Client>>, port: u16, config: &Arc<ClientConfig>
     let first = FIRST[usize::from(round / 2) % FIRST.len()];
     let mut messages = (0..).zip(MESSAGES.into_iter().cycle().skip(first).take(MESSAGES.len()));
     let before_move = if round.is_multiple_of(2) { 0 } else { BEFORE_MOVE };
-    say(&mut stream, messages.by_ref().take(before_move), &mut moved);
-    say(slot.insert(Box::new(stream)), messages, &mut moved);
+    let by_piece = round >= ROUNDS / 2;
+    say(&mut stream, messages.by_ref().take(before_move), by_piece, &mut moved);
+    say(slot.insert(Box::new(stream)), messages, by_piece, &mut moved);
     *slot = None;
     (local, moved)
 }
 
-fn say(stream: &mut Client, messages: impl Iterator<Item = (i32, &'static [usize])>, moved: &mut [Vec<u8>; 2]) {
+fn say(stream: &mut Client, messages: impl Iterator<Item = (i32, &'static [usize])>, by_piece: bool, moved: &mut [Vec<u8>; 2]) {
     for (number, sizes) in messages {
         let sent = message(sizes.iter().sum(), number);
-        write(Stream::new(&mut stream.conn, &mut stream.sock), &sent, sizes);
+        if by_piece {
+            // It hands on the first of several pieces alone.
+            write(&mut *stream, &sent, sizes);
+        } else {
+            write(Stream::new(&mut stream.conn, &mut stream.sock), &sent, sizes);
+        }
         let mut received = vec![0; sent.len()];
         stream.read_exact(&mut received).unwrap();
         assert_eq!(received, answer(sent.len()));

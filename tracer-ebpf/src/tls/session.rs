@@ -6,13 +6,13 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id, generated};
 use tracer_common::config::PortRule;
 use tracer_common::counter::Counter;
-use tracer_common::event::{EventHeader, Head, Kind as EventKind, OpenEvent, direction, flag as event_flag, opening};
+use tracer_common::event::{EventHeader, Kind as EventKind, OpenEvent, direction, flag as event_flag, opening};
 use tracer_common::judge;
 use tracer_common::limits::{
     HEAD_BYTES, HEAD_PIECES, MAX_CONFLICTS, MAX_JUDGED_CALLS, WITNESSES, WITNESSES_IF_MIXED, WITNESSES_OF_SEVERAL,
 };
 use tracer_common::socket::State;
-use tracer_common::tls::{Call, OwnedKey, PIECE_BYTES, Session, SessionKey, Told, flag};
+use tracer_common::tls::{Call, Half, OwnedKey, PIECE_BYTES, Session, SessionKey, Told, flag};
 use tracer_common::verdict;
 
 use crate::maps::{OWNERS, PORTS, SESSIONS, TLS_CONFIG, VERDICTS};
@@ -276,6 +276,8 @@ fn begin_anew(session: &mut Session, flags: u32) {
     session.reads_witnessed = 0;
     session.writes_witnessed = 0;
     session.conflicts = 0;
+    let [sent, received] = &mut session.halves;
+    (sent.len, received.len) = (0, 0);
 }
 
 /// Whether the session's bytes are wanted, `bytes` of them from `call` being the next.
@@ -307,51 +309,88 @@ fn judge(session: &mut Session, call: &Call, bytes: u32) {
         }
     }
     session.judged += 1;
-    if bytes >= HEAD_BYTES && head(session, call).is_some_and(|head| judge::is_request_head(&head, bytes)) {
+    if is_request(session, call, bytes) {
         session.state = State::Candidate as u32;
     } else if session.judged >= MAX_JUDGED_CALLS {
         session.state = State::Ignored as u32;
     }
 }
 
-/// The first bytes of a call that has as many.
+/// Whether a request begins with this call, or with the shorter ones right before it: those are in the half then.
 #[inline(always)]
-fn head(session: &mut Session, call: &Call) -> Option<[u8; HEAD_BYTES as usize]> {
-    if call.told == Told::Pieces as u32 {
-        return gather(session, call.buffer);
+fn is_request(session: &mut Session, call: &Call, bytes: u32) -> bool {
+    let is_sent = call.direction == u32::from(direction::SENT);
+    let [sent, received] = &mut session.halves;
+    let (half, position) = if is_sent { (sent, session.sent) } else { (received, session.received) };
+    let before = before(half, position);
+    half.len = before;
+    half.next = position.wrapping_add(bytes);
+    if !gather(half, call, bytes) {
+        half.len = 0;
+        return false;
     }
-    descriptor::user(call.buffer)
+    if half.len < HEAD_BYTES {
+        return false;
+    }
+    half.len = before;
+    half.next = position;
+    if half.bytes.first_chunk().is_some_and(|head| judge::is_request_head(head, before.wrapping_add(bytes))) {
+        return true;
+    }
+    half.len = 0;
+    // Not with those before it: with this one. One in pieces is not looked at again.
+    before != 0
+        && bytes >= HEAD_BYTES
+        && call.told != Told::Pieces as u32
+        && descriptor::user::<[u8; HEAD_BYTES as usize]>(call.buffer).is_some_and(|head| judge::is_request_head(&head, bytes))
 }
 
-/// The same of a call in pieces. None if they lie in more of them than are looked at.
+/// How many bytes are gathered right before a position.
 #[inline(always)]
-fn gather(session: &mut Session, pieces: u64) -> Option<[u8; HEAD_BYTES as usize]> {
-    let (mut gathered, mut piece) = (0, pieces.wrapping_sub(PIECE_BYTES));
+fn before(half: &Half, position: u32) -> u32 {
+    if half.next == position { half.len } else { 0 }
+}
+
+/// Puts the first bytes of a call behind those that came before. False when they cannot be read.
+#[inline(always)]
+fn gather(half: &mut Half, call: &Call, bytes: u32) -> bool {
+    if call.told != Told::Pieces as u32 {
+        return append(half, call.buffer, bytes);
+    }
+    let mut piece = call.buffer.wrapping_sub(PIECE_BYTES);
+    let mut left = bytes;
     times!({
-        if gathered < HEAD_BYTES {
+        if half.len < HEAD_BYTES && left != 0 {
             piece = piece.wrapping_add(PIECE_BYTES);
-            let [buffer, bytes] = descriptor::user::<[u64; 2]>(piece)?;
-            if bytes != 0 {
-                // The masks are the verifier's proof: at most 15 bytes before, at most 16 behind them, in 32. `black_box` keeps the compiler,
-                // which knows better, from leaving them out.
-                let at = black_box(gathered) & 15;
-                let room = HEAD_BYTES.wrapping_sub(at);
-                let wanted = if bytes < u64::from(room) { bytes as u32 } else { room };
-                let len = (black_box(wanted).wrapping_sub(1) & 15) + 1;
-                // SAFETY: `at + len` is at most 31.
-                #[expect(unsafe_code, reason = "a helper that writes into the map value")]
-                let failed = unsafe {
-                    let to = session.head.as_mut_ptr().add(at as usize);
-                    generated::bpf_probe_read_user(to.cast(), len, buffer as *const _)
-                };
-                if failed != 0 {
-                    return None;
-                }
-                gathered = at + len;
+            let Some([buffer, bytes]) = descriptor::user::<[u64; 2]>(piece) else { return false };
+            // The last may be taken in part.
+            let bytes = if bytes < u64::from(left) { bytes as u32 } else { left };
+            left = left.wrapping_sub(bytes);
+            if bytes != 0 && !append(half, buffer, bytes) {
+                return false;
             }
         }
     }; a b c d e f g h);
-    if gathered < HEAD_BYTES { None } else { session.head.first_chunk().copied() }
+    half.len >= HEAD_BYTES || left == 0
+}
+
+/// Copies as many of these bytes, at least one, as the head has room for. False when they cannot be read.
+#[inline(always)]
+fn append(half: &mut Half, buffer: u64, bytes: u32) -> bool {
+    // The masks are the verifier's proof: at most 15 bytes before, at most 16 behind them, in 32. `black_box` keeps the compiler, which
+    // knows better, from leaving them out.
+    let at = black_box(half.len) & 15;
+    let room = HEAD_BYTES.wrapping_sub(at);
+    let wanted = if bytes < room { bytes } else { room };
+    let len = (black_box(wanted).wrapping_sub(1) & 15) + 1;
+    // SAFETY: `at + len` is at most 31.
+    #[expect(unsafe_code, reason = "a helper that writes into the map value")]
+    let failed = unsafe {
+        let to = half.bytes.as_mut_ptr().add(at as usize);
+        generated::bpf_probe_read_user(to.cast(), len, buffer as *const _)
+    };
+    half.len = if failed == 0 { at + len } else { 0 };
+    failed == 0
 }
 
 const _: () = assert!(HEAD_PIECES == 8, "as many as the macro is told above");
@@ -378,12 +417,17 @@ pub(crate) fn open(session: &mut Session, header: &EventHeader, way: Way) {
         return;
     }
     session.flags |= flag::TOLD;
-    let from_start = session.flags & flag::BEGUN != 0 && session.sent == 0 && session.received == 0;
+    let [sent, received] = &session.halves;
+    let is_sent = header.direction == direction::SENT;
+    let (half, position, other) = if is_sent { (sent, session.sent, session.received) } else { (received, session.received, session.sent) };
+    let before = before(half, position);
+    let from_start = session.flags & flag::BEGUN != 0 && position == before && other == 0;
     let mut flags = if from_start { opening::SENT_FIRST | opening::RECEIVED_FIRST } else { 0 };
     if session.flags & flag::INITIATOR != 0 {
         flags |= opening::INITIATOR;
     }
     way.counts.add(Counter::Candidates, 1);
+    way.counts.add(Counter::Bytes, u64::from(before));
     emit::<OpenEvent>(way, 0, |event| {
         // SAFETY: `event` is reserved room of its size.
         #[expect(unsafe_code, reason = "ring memory is reached by pointer")]
@@ -394,7 +438,9 @@ pub(crate) fn open(session: &mut Session, header: &EventHeader, way: Way) {
             (*event).opening.sent_first = 0;
             (*event).opening.received_first = 0;
             (*event).opening.reserved = 0;
-            (*event).opening.head = Head::default();
+            (*event).opening.head.position = position.wrapping_sub(before);
+            (*event).opening.head.len = before;
+            (*event).opening.head.bytes = half.bytes.first_chunk().copied().unwrap_or_default();
         }
     });
 }

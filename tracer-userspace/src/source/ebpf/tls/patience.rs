@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn a_connection_is_told_once_it_is_due_and_as_far_as_no_session_explains_it() {
-        let seen_into = |untied| Some(SeenInto { patience: Duration::from_secs(60), untied });
+        let seen_into = |untied| Some(SeenInto { patience: Duration::from_mins(1), untied });
         for (name, ages, process, told) in [
             ("nothing", &[][..], None, &[][..]),
             ("no library, and young", &[0, 4], None, &[]),

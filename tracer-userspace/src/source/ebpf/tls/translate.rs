@@ -319,6 +319,11 @@ fn hand_on(key: SocketKey, pid: u32, header: &EventHeader, opening: Option<Openi
     };
     first(opening::SENT_FIRST, Direction::Sent, initiator, begin.sent_first);
     first(opening::RECEIVED_FIRST, Direction::Received, !initiator, begin.received_first);
+    let gathered = begin.head.gathered();
+    if !gathered.is_empty() {
+        let kind = EventKind::Data { direction: way(header), position: begin.head.position, bytes: gathered, missing_bytes: 0 };
+        out.emit(key, Some(pid), header.boot_ns, kind);
+    }
 }
 
 #[cfg(test)]
@@ -404,6 +409,18 @@ mod tests {
         let received = EventHeader { direction: direction::RECEIVED, ..header(Kind::Close, 9, 0) };
         assert_eq!(push(&mut translator, &raw(&received, b"")).0, ["close Received 9 false"]);
         assert_eq!((translator.owner(SESSION), translator.seen().sessions, translator.seen().joined), (None, 1, 0));
+    }
+
+    #[test]
+    fn what_was_gathered_before_a_session_was_taken_for_kafkas_comes_first() {
+        let mut translator = Translator::new();
+        let mut begin = open(0);
+        // Behind four numbers: position, length, and the bytes.
+        let head = begin.get_mut(HEADER_BYTES + 16..).unwrap();
+        head[4..8].copy_from_slice(&3_u32.to_ne_bytes());
+        head[8..11].copy_from_slice(b"abc");
+        assert_eq!(push(&mut translator, &begin).0, ["open Sent true 0", "open Received false 0", "Sent 0 abc +0"]);
+        assert_eq!(push(&mut translator, &data(3, 0, b"d")).0, ["Sent 3 d +0"]);
     }
 
     #[test]
