@@ -11,8 +11,9 @@
 //! **Every record that it does not report is accounted for.** A record takes from the moment that its sender gave it to the library
 //! to the moment that the sender knew its offset, or that the reader got it. If it is not reported, that time overlaps one in which
 //! - *no tracer ran*: from the signal that ended it to the confirmation that the next one is attached;
-//! - *what it knew was not sent yet* when it was killed: from two seconds (how long an observation may wait for a name) before the end
-//!   of the newest span that it delivered, to its death;
+//! - *what it knew was not sent yet* when it was killed: from 2.4 seconds before the end of the newest span that it delivered, to its death
+//!   (an observation may wait two seconds for a name, and then for the tracer's next look at its clock: in 20 lives of three seconds,
+//!   records that were 70 ms older than two seconds were missing);
 //! - *the connection was not followed*: the tracer's own listing (its log at level `debug`) says that a connection of that client,
 //!   to the broker that the client's last or next reported record of that partition was exchanged with, is older than the tracer, and
 //!   what it saw of it first came after the time began. An answer to a request that was made while no tracer ran is the case. Or the
@@ -37,6 +38,8 @@ use super::truth::{Judged, Truth, brief};
 
 /// How long an observation may wait in the tracer for a name that it lacks.
 pub(super) const HOLD_NS: u64 = 2_000_000_000;
+/// And how long until the tracer looks at its clock, which it does ten times a second where it has the time.
+pub(super) const LATE_NS: u64 = 400_000_000;
 /// Clients' clocks tell milliseconds, some of them rounded.
 pub(super) const CLOCK_NS: u64 = 2_000_000;
 /// Failures shown in full.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use xtask::lab::Collector;
 
-use super::accounts::{Accounts, HOLD_NS, Life, Reported};
+use super::accounts::{Accounts, HOLD_NS, LATE_NS, Life, Reported};
 
 /// What a reading shows was counted up to so much earlier.
 const HEALTH_NS: u64 = 5_000_000_000;
@@ -79,7 +79,7 @@ impl Accounts {
             if life.killed {
                 let of_life = reported.iter().filter(|record| self.life(record.end_ns) == index);
                 let newest = of_life.map(|record| record.end_ns).max().unwrap_or(life.from_ns);
-                windows.push((Why::Unsent, (newest.saturating_sub(HOLD_NS), life.to_ns)));
+                windows.push((Why::Unsent, (newest.saturating_sub(HOLD_NS + LATE_NS), life.to_ns)));
             }
         }
         windows.push((Why::NoTracer, (dark_from, u64::MAX)));
