@@ -287,12 +287,22 @@ impl Accounts {
             } else {
                 losses.iter().any(|loss| overlaps(&loss.between)).then_some(Why::Counted)
             };
-            match why {
-                Some(why) => *accounted.entry((is_send, why)).or_default() += 1,
-                None => failures.add(format!("{} of {place:?}, {time:?}, is missing: {told:?}", if is_send { "send" } else { "fetch" })),
+            if let Some(why) = why {
+                *accounted.entry((is_send, why)).or_default() += 1;
+            } else {
+                let what = if is_send { "send" } else { "fetch" };
+                failures.add(format!("{what} of {place:?}, {time:?}, is missing: {told:?}{}", self.said_of(&told.client_id, time.1)));
             }
         }
         accounted
+    }
+
+    /// What the tracer of a time listed of a client's connections, for whoever has to find out why a record is missing.
+    fn said_of(&self, client_id: &str, at_ns: u64) -> String {
+        let Some(life) = self.lives.get(self.life(at_ns)) else { return String::new() };
+        let lines = life.log.lines().filter(|line| line.contains("Connection.") && line.contains(client_id)).take(SHOWN);
+        let lines = lines.fold(String::new(), |text, line| text + "\n        " + line);
+        format!("\n    by then the tracer ran from {} to {}, and said of this client:{lines}", life.from_ns, life.to_ns)
     }
 
     /// When records were given to their senders' libraries, by partition and offset.
