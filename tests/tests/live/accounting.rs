@@ -189,6 +189,16 @@ fn check_side(side: &str, spans: &[&Span], records: &[Record]) -> Result<()> {
     Ok(())
 }
 
+/// Clients ask for names before they send or fetch: a tracer that came later may know a topic's id alone. Then it is that of the client, whose
+/// own name begins with it.
+fn is_of(span: &Span, topic: &str) -> bool {
+    let by_id = || {
+        let client_id = span.text("messaging.client.id").unwrap_or_default();
+        span.text("kafka_tracer.topic.id").is_some() && client_id.strip_prefix(topic).is_some_and(|rest| rest.starts_with('-'))
+    };
+    span.topic().map_or_else(by_id, |known| known == topic)
+}
+
 /// What a tracer that came late says of one side: nothing that did not happen, nothing twice. Partition and offset of the records that it
 /// accounts for.
 pub(crate) fn check_part(topic: &str, operation: &str, records: &[Record], spans: &[Span]) -> Result<BTreeSet<(i32, i64)>> {
@@ -197,7 +207,7 @@ pub(crate) fn check_part(topic: &str, operation: &str, records: &[Record], spans
     let is_first = |span: &&Span| !span.is("kafka_tracer.retry") && !span.is("kafka_tracer.redelivered");
     let mut seen = BTreeSet::new();
     let mut batches = BTreeMap::new();
-    for span in spans.iter().filter(|span| span.topic() == Some(topic) && span.operation() == Some(operation)).filter(is_first) {
+    for span in spans.iter().filter(|span| is_of(span, topic) && span.operation() == Some(operation)).filter(is_first) {
         let partition = span.partition().context("a span without partition")?;
         if let Some(offset) = span.int("messaging.kafka.offset") {
             let place = (partition, offset);
