@@ -15,7 +15,7 @@
 //!   (an observation may wait two seconds for a name, and then for the tracer's next look at its clock: in 20 lives of three seconds,
 //!   records that were 70 ms older than two seconds were missing);
 //! - *the connection was not followed*: the tracer's own listing (its log at level `debug`) says that a connection of that client,
-//!   to the broker that the client's last or next reported record of that partition was exchanged with, is older than the tracer, and
+//!   to the broker that the last or next reported record of that partition, whoever's, was exchanged with, is older than the tracer, and
 //!   what it saw of it first came after the time began. An answer to a request that was made while no tracer ran is the case. Or the
 //!   listing says that such a connection was out of step then: from the loss of its frames to the next one that was found;
 //! - *it counted a loss*: a counter of lost bytes, events, frames, batches, records or spans grew between two of its readings.
@@ -236,13 +236,13 @@ impl Accounts {
         let windows = self.windows(reported);
         let unfollowed: Vec<Unfollowed> = self.lives.iter().flat_map(unfollowed).collect();
         let mut count: HashMap<(bool, &str, Place), usize> = HashMap::new();
-        // By sender or reader and partition: when, and with which broker.
-        let mut brokers: HashMap<(bool, &str, &str, i32), BTreeMap<u64, i64>> = HashMap::new();
+        // By partition: when, and with which broker. A partition has one leader at a time, for everybody; a member of a group may have read
+        // it last before it moved.
+        let mut brokers: HashMap<(&str, i32), BTreeMap<u64, i64>> = HashMap::new();
         for record in reported {
             let Some(place) = &record.place else { continue };
             *count.entry((record.send, &record.client_id, place.clone())).or_default() += 1;
-            let key = (record.send, record.client_id.as_str(), place.0.as_str(), place.1);
-            brokers.entry(key).or_default().insert(record.start_ns, record.broker_port);
+            brokers.entry((place.0.as_str(), place.1)).or_default().insert(record.start_ns, record.broker_port);
         }
         let sent_at = self.sent_at();
         let places = reported.iter().filter(|record| record.send).filter_map(|record| record.place.as_ref());
@@ -272,7 +272,7 @@ impl Accounts {
             let time = (from_ns.saturating_sub(CLOCK_NS), told.to_us * 1_000 + CLOCK_NS);
             let overlaps = |window: &Window| window.0 <= time.1 && time.0 <= window.1;
             let not_followed = || {
-                let by_time = brokers.get(&(is_send, told.client_id.as_str(), place.0.as_str(), place.1));
+                let by_time = brokers.get(&(place.0.as_str(), place.1));
                 let (last, next) = (
                     by_time.and_then(|by_time| by_time.range(..time.1).next_back()).map(|(_, port)| *port),
                     by_time.and_then(|by_time| by_time.range(time.1..).next()).map(|(_, port)| *port),
