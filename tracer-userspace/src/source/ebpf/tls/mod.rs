@@ -163,11 +163,6 @@ impl TlsSource {
         self.orders = None;
     }
 
-    fn tell_untied(&self) {
-        let untied = self.translator.untied();
-        lock(&self.shared).untied = untied;
-    }
-
     fn order(&self, order: Order) {
         if let Some(orders) = &self.orders {
             // A thread that is gone has said why.
@@ -183,7 +178,7 @@ impl LiveSource for TlsSource {
 
     fn drain(&mut self, sink: &mut dyn FnMut(CaptureEvent<'_>)) -> Result<Polled, SourceError> {
         let mut polled = Polled::default();
-        let (mut notes, mut has_untied) = (Vec::new(), false);
+        let mut notes = Vec::new();
         while polled.events < MAX_EVENTS_PER_LOOK
             && let Some(event) = self.ring.next()
         {
@@ -198,15 +193,12 @@ impl LiveSource for TlsSource {
                 Note::None => {}
                 Note::Connects(pid, broker) => self.order(Order::Look(pid, broker)),
                 Note::Tied(local, peer) => self.order(Order::Seen(local, peer)),
-                Note::Untied => {
-                    has_untied = true;
+                Note::Untied(pid) => {
+                    // At once, and counted anew with the housekeeping: it may be all that is seen of a connection that is to be told as unseen.
+                    *lock(&self.shared).untied.entry(pid).or_default() += 1;
                     self.order(Order::Untied);
                 }
             }
-        }
-        if has_untied {
-            // At once: what is said of a session may be all that is seen of a connection that is to be told as unseen.
-            self.tell_untied();
         }
         // After what they said last.
         if !polled.is_cut && !self.gone.is_empty() {
@@ -232,7 +224,7 @@ impl LiveSource for TlsSource {
         self.offset = Offset::measure();
         self.translator.expire(clock::boot_ns());
         self.gone.append(&mut lock(&self.shared).gone);
-        self.tell_untied();
+        lock(&self.shared).untied = self.translator.untied();
     }
 
     fn finish(&mut self) {

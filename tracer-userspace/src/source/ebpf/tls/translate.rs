@@ -54,8 +54,8 @@ pub(super) enum Note {
     Connects(u32, SocketAddr),
     /// A session's socket is known now.
     Tied(SocketAddr, SocketAddr),
-    /// A session is new, and its socket is not known.
-    Untied,
+    /// A session of this process is new, and its socket is not known.
+    Untied(u32),
 }
 
 /// State between events.
@@ -223,7 +223,7 @@ impl Translator {
                 let session = Session { pid: header.pid, key, first_ns: header.boot_ns, is_whole, ..Session::default() };
                 self.forget_oldest_for_room();
                 self.sessions.insert(header.cookie, session);
-                let Some(key) = key else { return Note::Untied };
+                let Some(key) = key else { return Note::Untied(header.pid) };
                 self.seen.count(is_whole);
                 Note::Tied(key.local, key.peer)
             }
@@ -427,7 +427,7 @@ mod tests {
     fn a_session_without_a_socket_waits_for_it() {
         let mut translator = Translator::new();
         for (event, note) in
-            [(open(flag::UNTIED), Note::Untied), (data(0, flag::UNTIED, b"ab"), Note::None), (data(2, flag::UNTIED, b"c"), Note::None)]
+            [(open(flag::UNTIED), Note::Untied(7)), (data(0, flag::UNTIED, b"ab"), Note::None), (data(2, flag::UNTIED, b"c"), Note::None)]
         {
             assert_eq!(push(&mut translator, &event), (vec![], note));
         }
